@@ -1,0 +1,1 @@
+"""Self-supervised Conformers for non-speech audio in JAX."""
