@@ -7,6 +7,8 @@ Srivastava et al. 2022 (arXiv 2110.07313); 'ours' marks what the paper leaves op
 
 import ml_collections
 
+from conformer_jax.overrides import unknown
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the defaults of every field; the encoder is the 18.4 M `small` one."""
@@ -17,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # root of every random number: parameters, batches, masks, dropout
     config.target = "linear"  # 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2)
     config.init_from = ""  # workdir of a run whose encoder parameters are taken; '' for scratch
+    config.next_command = ""  # what the closing summary proposes; {workdir} is filled in
     config.compare_with_scratch = False  # finetune: train a second time from scratch and compare
 
     # Log-mel features (models/features.py). The paper confirms log-mel only; the rest is ours.
@@ -143,9 +146,15 @@ def get_config() -> ml_collections.ConfigDict:
     y.snr_db = (0.0, 20.0)  # dB, range of events over background noise
 
     # The loop (train.py).
-    config.train = l = ml_collections.ConfigDict()
-    l.num_steps = 100_000
-    l.log_every = 100  # steps
-    l.eval_every = 2000  # steps; the last step is always evaluated
-    l.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)
+    config.train = r = ml_collections.ConfigDict()
+    r.num_steps = 100_000
+    r.log_every = 100  # steps
+    r.eval_every = 2000  # steps; the last step is always evaluated
+    r.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)
     return config
+
+
+def check_variant(variant: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError, with the known ones, unless the variant of a config file is known."""
+    if variant not in ("", *known):
+        raise ValueError(unknown(f"variant {variant!r}", variant, list(known)))

@@ -1,0 +1,76 @@
+"""Fine-tuning from a pre-training run, and the same from scratch beside it.
+
+`configs/finetune.py` goes on from the demo's `runs/pretrain`. Variants:
+    :smoke, :tiny, :small, :large   go on from runs/pretrain_<variant>
+    :esc50                          ESC-50 fold 1 from runs/pretrain_tiny; needs
+                                    --config.data.manifest=FILE with a fold column
+"""
+
+import dataclasses
+
+from configs import base, pretrain
+from conformer_jax.models.conformer import SIZES
+
+VARIANTS = ("smoke", "tiny", "small", "large", "esc50")
+
+
+def get_config(variant: str = ""):
+    base.check_variant(variant, VARIANTS)
+    config = base.get_config()
+    size = {"": "", "esc50": "tiny"}.get(variant, variant)
+    {"": demo, "smoke": smoke, "tiny": tiny, "small": small, "large": large, "esc50": esc50}[
+        variant
+    ](config)
+    config.task = "finetune"
+    config.name = f"finetune_{variant}" if variant else "finetune"
+    config.init_from = f"runs/pretrain_{size}" if size else "runs/pretrain"
+    return config
+
+
+def demo(config):
+    """A few labelled synthetic clips a class, one class a clip."""
+    pretrain.demo(config)
+    config.compare_with_scratch = True
+    config.synthetic.update(num_train=512, num_eval=256, max_classes=1)
+    config.data.update(labels_per_class=4, batch_size=16, eval_batch_size=32)
+    config.optimizer.learning_rate = 5e-4
+    config.train.update(num_steps=80, log_every=10, eval_every=1000)
+    config.checkpoint.every_steps = 1000
+
+
+def smoke(config):
+    """A toy encoder and a dozen steps; learns nothing."""
+    pretrain.smoke(config)
+    config.synthetic.max_classes = 1
+    config.compare_with_scratch = True
+
+
+def tiny(config):
+    """A few thousand labelled clips on a few cores or one GPU."""
+    config.conformer.update(dataclasses.asdict(SIZES["tiny"]))
+    config.compare_with_scratch = True
+    config.augment.update(mixup_alpha=0.5, time_masks=2, freq_masks=2)
+    config.optimizer.learning_rate = 5e-4
+    config.train.update(num_steps=1000, log_every=20, eval_every=500)
+    config.checkpoint.every_steps = 500
+
+
+def small(config):
+    """The paper's small encoder."""
+    tiny(config)
+    config.conformer.update(dataclasses.asdict(SIZES["small"]), dtype="bfloat16")
+    config.optimizer.learning_rate = 2e-4
+    config.train.num_steps = 4000
+
+
+def large(config):
+    """The paper's large encoder."""
+    small(config)
+    config.conformer.update(dataclasses.asdict(SIZES["large"]), dtype="bfloat16")
+    config.optimizer.learning_rate = 1e-4
+
+
+def esc50(config):
+    """ESC-50 (Piczak 2015), trained on folds 2 to 5 and evaluated on fold 1."""
+    tiny(config)
+    config.data.eval_folds = ("1",)

@@ -1,0 +1,80 @@
+"""Pre-training. `configs/pretrain.py` is the demo on the synthetic corpus, minutes on a laptop.
+
+Variants:
+    :smoke   seconds, for tests
+    :tiny    3 M parameters, for hours of audio on a few cores or one small GPU
+    :small   18.4 M parameters, the paper's small model
+    :large   88.1 M parameters, the paper's large model
+"""
+
+import dataclasses
+
+from configs import base
+from conformer_jax.models.conformer import SIZES
+
+VARIANTS = ("smoke", "tiny", "small", "large")
+
+
+def get_config(variant: str = ""):
+    base.check_variant(variant, VARIANTS)
+    config = base.get_config()
+    config.task = "pretrain"
+    config.name = f"pretrain_{variant}" if variant else "pretrain"
+    {"": demo, "smoke": smoke, "tiny": tiny, "small": small, "large": large}[variant](config)
+    suffix = f":{variant}" if variant else ""
+    config.next_command = f"python -m conformer_jax.main --config=configs/finetune.py{suffix}"
+    return config
+
+
+def demo(config):
+    """The tiny encoder on the synthetic corpus."""
+    config.conformer.update(dataclasses.asdict(SIZES["tiny"]))
+    config.synthetic.num_train = 1024
+    config.synthetic.num_eval = 64
+    config.data.batch_size = 16
+    config.data.eval_batch_size = 32
+    config.data.statistics_clips = 256
+    config.optimizer.learning_rate = 1e-3
+    config.train.num_steps = 200
+    config.train.log_every = 10
+    config.train.eval_every = 50
+    config.checkpoint.every_steps = 100
+    config.quantizer.num_entries = 64  # as many clips as the demo hears cannot fill 320
+
+
+def smoke(config):
+    """A toy encoder and a dozen steps; learns nothing."""
+    demo(config)
+    config.conformer.update(
+        feature_dim=16, width=16, num_heads=2, feed_forward_width=32, kernel_sizes=(5, 3)
+    )
+    config.data.update(batch_size=4, eval_batch_size=4, clip_s=1.0, statistics_clips=8)
+    config.synthetic.update(num_train=32, num_eval=10)
+    config.wav2vec2.update(num_distractors=10, projection_dim=16)
+    config.quantizer.update(num_entries=8, code_dim=16)
+    config.train.update(num_steps=12, log_every=4, eval_every=6)
+    config.checkpoint.every_steps = 6
+
+
+def tiny(config):
+    """Three hours of audio on two CPU cores, or more on a GPU."""
+    config.conformer.update(dataclasses.asdict(SIZES["tiny"]))
+    config.data.batch_size = 32
+    config.optimizer.learning_rate = 1e-3
+    config.train.update(num_steps=3000, log_every=20, eval_every=250)
+    config.checkpoint.every_steps = 250
+
+
+def small(config):
+    """The paper's small encoder; batch and steps are ours, for one GPU or a TPU slice."""
+    config.conformer.update(dataclasses.asdict(SIZES["small"]), dtype="bfloat16")
+    config.data.update(batch_size=256, eval_batch_size=256, clip_s=10.0)
+    config.train.num_steps = 100_000
+
+
+def large(config):
+    """The paper's large encoder, likewise."""
+    config.conformer.update(dataclasses.asdict(SIZES["large"]), dtype="bfloat16")
+    config.data.update(batch_size=512, eval_batch_size=256, clip_s=10.0)
+    config.optimizer.learning_rate = 3e-4
+    config.train.num_steps = 200_000

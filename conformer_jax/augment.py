@@ -1,0 +1,98 @@
+"""Augmentation of labelled batches, on the device and keyed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSpec:
+    """Fields of config.augment, with lengths in frames; 0 switches a part off."""
+
+    mixup_alpha: float
+    time_masks: int
+    time_mask_frames: int
+    freq_masks: int
+    freq_mask_bins: int
+
+
+def make_spec(config) -> AugmentSpec:
+    """From the full config."""
+    a = config.augment
+    return AugmentSpec(
+        mixup_alpha=a.mixup_alpha,
+        time_masks=a.time_masks,
+        time_mask_frames=round(a.time_mask_s / config.features.hop_s),
+        freq_masks=a.freq_masks,
+        freq_mask_bins=a.freq_mask_bins,
+    )
+
+
+def mixup(key, batch, spec: AugmentSpec):
+    """Mixes every clip with another one of the batch (Zhang et al. 2018), in the power domain.
+
+    Amplitudes are weighed by the roots of lam and 1 - lam, so the powers of two unrelated sounds
+    add up in the proportion lam : 1 - lam in which the labels are mixed.
+
+    Args:
+      key: random key.
+      batch: audio [B, N] float or int16, num_samples [B], labels [B, C] float, valid [B].
+
+    Returns:
+      the batch with audio (float32 in [-1, 1]), num_samples and labels mixed. A clip is never
+      mixed with one that does not count.
+    """
+    if not spec.mixup_alpha:
+        return batch
+    size = batch["audio"].shape[0]
+    key_weight, key_order = jax.random.split(key)
+    lam = jax.random.beta(key_weight, spec.mixup_alpha, spec.mixup_alpha, (size,))
+    lam = jnp.maximum(lam, 1.0 - lam)  # the clip itself stays the larger part
+    other = jax.random.permutation(key_order, size)
+    lam = jnp.where(batch["valid"][other] > 0, lam, 1.0)[:, None]
+    audio = batch["audio"]
+    if audio.dtype == jnp.int16:
+        audio = audio.astype(jnp.float32) / 32768.0
+    return {
+        **batch,
+        "audio": jnp.sqrt(lam) * audio + jnp.sqrt(1.0 - lam) * audio[other],
+        "num_samples": jnp.maximum(
+            batch["num_samples"], jnp.where(lam[:, 0] < 1, batch["num_samples"][other], 0)
+        ),
+        "labels": lam * batch["labels"] + (1.0 - lam) * batch["labels"][other],
+    }
+
+
+def spec_augment(key, features, valid_frames, spec: AugmentSpec):
+    """Hides random stretches of time and of frequency (SpecAugment, Park et al. 2019).
+
+    Hidden values become 0, the mean of normalised features.
+
+    Args:
+      key: random key.
+      features: [B, T, F]; valid_frames: [B, T] bool, valid frames first.
+
+    Returns:
+      [B, T, F].
+    """
+    batch, num_frames, num_mels = features.shape
+    length = valid_frames.sum(-1)
+    bands = jnp.full((batch,), num_mels)
+    for i in range(spec.time_masks):
+        hide = _span(jax.random.fold_in(key, i), num_frames, length, spec.time_mask_frames)
+        features = jnp.where(hide[:, :, None], 0.0, features)
+    for i in range(spec.freq_masks):
+        hide = _span(jax.random.fold_in(key, 1000 + i), num_mels, bands, spec.freq_mask_bins)
+        features = jnp.where(hide[:, None, :], 0.0, features)
+    return features
+
+
+def _span(key, size, length, longest):
+    """[B, size] bool: one span of 0 to `longest`, at most half of `length`, inside `length`."""
+    key_width, key_start = jax.random.split(key)
+    widest = jnp.minimum(longest, length // 2)
+    width = jax.random.randint(key_width, length.shape, 0, widest + 1)
+    start = jax.random.randint(key_start, length.shape, 0, jnp.maximum(length - width, 0) + 1)
+    place = jnp.arange(size)
+    return (place >= start[:, None]) & (place < (start + width)[:, None])

@@ -1,0 +1,215 @@
+"""One audio file in, mono float32 at the wanted rate out; and what becomes of bad ones."""
+
+import csv
+import math
+import os
+import re
+import threading
+
+import numpy as np
+import soundfile
+import soxr
+
+# An MP3 frame borrows bits from earlier frames: after a seek the first ones decode wrongly, so
+# decoding starts this many samples early and throws them away.
+_MP3_LEAD = 12 * 1152
+
+# A crop that is resampled is read with this many samples (at the lower of the two rates) around
+# it, more than half the length of soxr's filter, so it equals the crop of the resampled file.
+_FILTER_MARGIN = 512
+
+# libsndfile shortens a truncated file's length silently; only its log tells what the header said.
+_DECLARED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7FFFF000  # programs that write to a pipe declare about this size, or twice it
+
+
+class BadAudio(Exception):
+    """One file cannot be used; `str(e)` is the reason in a few plain words."""
+
+
+class DataError(Exception):
+    """A problem for the user; `str(e)` is one line naming the file or field and the mend."""
+
+
+class BadAudioReport:
+    """Counts and lists what cannot be read, and stops the run where it is too much.
+
+    The run stops once at least 20 files have been tried and more than `max_share` of them are
+    bad, or where all of the first 20 files (or of a smaller source) are bad.
+    """
+
+    ENOUGH = 20
+
+    def __init__(self, path_csv, max_share):
+        """`path_csv`: list to append to (path, reason), or None; `max_share`: 0 to 1.
+
+        Files listed there by an earlier run are not listed again, and count when met again.
+        """
+        self._path = path_csv
+        self._max_share = max_share
+        self._lock = threading.Lock()
+        self._good, self._bad, self._listed = set(), set(), set()
+        if path_csv is not None and os.path.exists(path_csv):
+            with open(path_csv, encoding="utf-8", newline="") as file:
+                self._listed = {record.get("path") for record in csv.DictReader(file)}
+
+    @property
+    def num_bad(self) -> int:
+        """Distinct bad files met by this run."""
+        return len(self._bad)
+
+    def ok(self, example_id) -> None:
+        """Counts a file that was read."""
+        with self._lock:
+            self._good.add(example_id)
+
+    def bad(self, example_id, reason, source_size=None) -> None:
+        """Lists a file once; `source_size` is the number of files of its source.
+
+        Raises DataError where the run must stop.
+        """
+        with self._lock:
+            self._bad.add(example_id)
+            self._good.discard(example_id)  # another crop of it may have been readable
+            if self._path is not None and example_id not in self._listed:
+                self._append(example_id, reason)
+            self._listed.add(example_id)
+            bad, tried = len(self._bad), len(self._bad) + len(self._good)
+            too_many = tried >= self.ENOUGH and bad > self._max_share * tried
+            enough = min(self.ENOUGH, source_size or self.ENOUGH)
+            if too_many or (bad >= enough and not self._good):
+                where = f"listed in {self._path}" if self._path else f"the last: {example_id}"
+                raise DataError(
+                    f"{bad} of the {tried} audio files read so far cannot be used "
+                    f"({bad / tried:.0%}; {where}; {reason}): mend or remove them, or raise "
+                    f"--config.data.max_bad_share (now {self._max_share:g})"
+                )
+
+    def _append(self, example_id, reason):
+        is_new = not os.path.exists(self._path)
+        if is_new:
+            os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(("path", "reason"))
+            writer.writerow((example_id, reason))
+
+
+def read_audio(path, sample_rate, num_samples=None, position=0.0) -> np.ndarray:
+    """Reads a file in any format libsndfile knows (from its content, not from its name).
+
+    Args:
+      path: the file. Integer formats are scaled to [-1, 1); channels are averaged.
+      sample_rate: Hz of the result; a file at another rate is resampled.
+      num_samples: longest result, in samples at `sample_rate`; None for the whole file.
+      position: where a longer file is cropped: 0 <= position < 1 from the first possible start
+        to the last, None for the middle.
+
+    Returns:
+      float32 [n], 1 <= n <= num_samples. Of a longer file only the crop is decoded.
+
+    Raises:
+      BadAudio: the file is missing, empty, truncated, undecodable or not finite.
+    """
+    try:
+        with open(path, "rb") as handle, _sound_file(handle) as sound:
+            frames, rate = _length(sound), sound.samplerate
+            first, count, offset, keep = plan_crop(frames, rate, sample_rate, num_samples, position)
+            lead = min(first, _MP3_LEAD) if sound.format == "MP3" else 0
+            if first > lead:
+                sound.seek(first - lead)
+            channels = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
+    except OSError as e:
+        raise BadAudio(_os_reason(e)) from None
+    except soundfile.LibsndfileError as e:
+        raise BadAudio(f"cannot be decoded: {_detail(e)}") from None
+    if len(channels) < count:
+        raise BadAudio(f"truncated: {first + len(channels)} of {frames} samples")
+    return resample(channels.mean(axis=1), rate, sample_rate)[offset : offset + keep]
+
+
+def audio_length(path) -> tuple[int, int]:
+    """(samples of one channel, sample rate in Hz) from the header; raises BadAudio."""
+    try:
+        with open(path, "rb") as handle, _sound_file(handle) as sound:
+            return _length(sound), sound.samplerate
+    except OSError as e:
+        raise BadAudio(_os_reason(e)) from None
+
+
+def plan_crop(frames, rate, sample_rate, num_samples, position) -> tuple[int, int, int, int]:
+    """Which source samples to read, and which to keep of them after resampling.
+
+    Args:
+      frames: samples of the source at `rate` Hz.
+      rate, sample_rate: Hz before and after resampling.
+      num_samples, position: as in `read_audio`.
+
+    Returns:
+      first, count: the source's samples to read.
+      offset, keep: of these, resampled, the part that is the crop.
+    """
+    total = max(1, (2 * frames * sample_rate + rate) // (2 * rate))  # rounded, as soxr does
+    if num_samples is None or total <= num_samples:
+        return 0, frames, 0, total
+    starts = total - num_samples + 1
+    start = (starts - 1) // 2 if position is None else min(int(position * starts), starts - 1)
+    if rate == sample_rate:
+        return start, num_samples, 0, num_samples
+    # In one period `down` source samples become `up` result samples; reading from the start of
+    # a period keeps the two grids aligned.
+    up = sample_rate // math.gcd(rate, sample_rate)
+    down = rate // math.gcd(rate, sample_rate)
+    margin = -(-_FILTER_MARGIN // min(up, down))
+    begin = max(0, start // up - margin)
+    end = -(-(start + num_samples) // up) + margin
+    first = begin * down
+    return first, min(frames, end * down) - first, start - begin * up, num_samples
+
+
+def resample(audio, rate, sample_rate) -> np.ndarray:
+    """float32 [n] at `rate` Hz -> float32 [about n * sample_rate / rate], at least one sample.
+
+    Raises BadAudio where the result contains NaN or infinity.
+    """
+    if rate != sample_rate:
+        # soxr makes nothing of a file shorter than half an output sample.
+        audio = soxr.resample(audio, rate, sample_rate, quality="HQ") if len(audio) else audio
+        audio = audio if len(audio) else np.zeros(1, np.float32)
+    if not np.isfinite(audio).all():
+        raise BadAudio("contains NaN or infinity")
+    return audio
+
+
+def _sound_file(handle) -> soundfile.SoundFile:
+    if os.fstat(handle.fileno()).st_size == 0:
+        raise BadAudio("empty file")
+    try:
+        # By descriptor: given a name, libsndfile and soundfile trust some extensions blindly.
+        return soundfile.SoundFile(handle.fileno(), closefd=False)
+    except soundfile.LibsndfileError as e:
+        raise BadAudio(f"not audio or unknown format: {_detail(e)}") from None
+
+
+def _length(sound) -> int:
+    if sound.frames == 0:
+        raise BadAudio("no samples")
+    if sound.frames >= 2**62:
+        raise BadAudio("header does not say how long it is")
+    declared = _DECLARED.search(sound.extra_info)
+    if declared and int(declared[1]) < _STREAMED and int(declared[2]) > 0:
+        expected = sound.frames * int(declared[1]) // int(declared[2])
+        if expected > sound.frames:
+            raise BadAudio(f"truncated: {sound.frames} of {expected} samples")
+    return sound.frames
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "file not found"
+    return f"cannot be opened: {error.strerror or error}"
+
+
+def _detail(error: soundfile.LibsndfileError) -> str:
+    return error.error_string.removeprefix("Error : ").rstrip(".").strip()

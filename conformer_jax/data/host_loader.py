@@ -1,0 +1,173 @@
+"""Batches from a pool of threads, where TensorFlow is not installed; and what a batch is.
+
+A batch is a dict of numpy arrays (B rows of this host, N = clip_s * sample_rate samples):
+
+  audio        int16 [B, N]      round(32767 x), clipped beyond +-1; zeros after the end
+  num_samples  int32 [B]         real samples of each row
+  valid        float32 [B]       1; 0 for bad audio and for what fills the last eval batch
+  index        int32 [B]         the example's index in the source
+  labels       int32 [B]         only where the source has labels; with classifier.multi_label
+               float32 [B, C]    instead, one where the class is present
+
+Rows with valid = 0 are zero in every array.
+"""
+
+import collections
+import concurrent.futures
+import importlib
+import importlib.util
+import itertools
+
+import numpy as np
+
+from conformer_jax.data import sampling
+from conformer_jax.data.sources import BadAudio, DataError
+
+
+def pick(loader):
+    """The module whose `train_batches` and `eval_batches` to use: this one or input_pipeline.
+
+    `loader` is config.data.loader: 'tf', 'threads' or 'auto' (tf where it is installed).
+    """
+    if loader not in ("tf", "threads", "auto"):
+        raise DataError(f"config.data.loader is '{loader}': use 'tf', 'threads' or 'auto'")
+    found = importlib.util.find_spec("tensorflow") is not None
+    if loader == "tf" and not found:
+        raise DataError(
+            "config.data.loader='tf' needs TensorFlow: pip install tensorflow-cpu, or use 'threads'"
+        )
+    name = "host_loader" if loader == "threads" or not found else "input_pipeline"
+    return importlib.import_module(f"conformer_jax.data.{name}")
+
+
+def train_batches(source, config, start_step, report, host=0, num_hosts=1):
+    """Endless iterator of training batches (this host's rows) from `start_step` on.
+
+    Closing it ends its threads. Raises DataError where `report` stops the run; any other
+    exception of a reading thread is raised here too.
+    """
+    plan = train_plan(source, config, host, num_hosts)
+    return _run(map(plan, itertools.count(start_step)), source, config, report)
+
+
+def eval_batches(source, config, report, host=0, num_hosts=1):
+    """Iterator over the whole source once, in order; the last batch is filled with valid = 0."""
+    plan, num_steps = eval_plan(source, config, host, num_hosts)
+    return _run(map(plan, range(num_steps)), source, config, report)
+
+
+def train_plan(source, config, host, num_hosts):
+    """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
+    batch_size = config.data.batch_size
+    rows = sampling.host_slice(batch_size, host, num_hosts)
+
+    def plan(step):
+        indices, positions = sampling.train_batch(config.seed, step, batch_size, len(source))
+        return indices[rows], positions[rows], np.ones(batch_size // num_hosts, bool)
+
+    return plan
+
+
+def eval_plan(source, config, host, num_hosts):
+    """The same for one evaluation, where positions are None, the middle; and its steps."""
+    batch_size = config.data.eval_batch_size
+    rows = sampling.host_slice(batch_size, host, num_hosts)
+
+    def plan(step):
+        indices, valid = sampling.eval_batch(step, batch_size, len(source))
+        return indices[rows], None, valid[rows]
+
+    return plan, sampling.num_eval_batches(batch_size, len(source))
+
+
+def clip_samples(config) -> int:
+    """N, the samples of a row."""
+    return round(config.data.clip_s * config.features.sample_rate)
+
+
+def example_batch(source, indices, positions, valid, num_samples, multi_label, report) -> dict:
+    """Reads one batch in this thread.
+
+    Args:
+      source: the Source.
+      indices: int [B].
+      positions: float [B] in [0, 1), or None for crops from the middle.
+      valid: bool [B]; rows where it is False are not read.
+      num_samples: N.
+      multi_label: config.classifier.multi_label.
+      report: BadAudioReport.
+
+    Returns:
+      The dict described at the top of this file. Raises DataError.
+    """
+    positions = [None] * len(indices) if positions is None else positions
+    return stack(
+        [
+            read_example(source, int(i), p, bool(v), num_samples, multi_label, report)
+            for i, p, v in zip(indices, positions, valid, strict=True)
+        ]
+    )
+
+
+def read_example(source, index, position, valid, num_samples, multi_label, report) -> dict:
+    """One row of a batch, as `example_batch`."""
+    row = {
+        "audio": np.zeros(num_samples, np.int16),
+        "num_samples": np.int32(0),
+        "valid": np.float32(0),
+        "index": np.int32(0),
+    }
+    if source.label_names:
+        row["labels"] = (
+            np.zeros(len(source.label_names), np.float32) if multi_label else np.int32(0)
+        )
+    if not valid:
+        return row
+    try:
+        audio = source.read(index, num_samples, position)
+        labels = source.labels(index) if source.label_names else ()
+        if source.label_names and not labels and not multi_label:
+            raise BadAudio("no label")
+    except BadAudio as e:
+        report.bad(source.example_id(index), str(e), len(source))
+        return row
+    report.ok(source.example_id(index))
+    row["audio"][: len(audio)] = np.rint(np.clip(audio, -1, 1) * np.float32(32767))
+    row["num_samples"] = np.int32(len(audio))
+    row["valid"] = np.float32(1)
+    row["index"] = np.int32(index)
+    if source.label_names and multi_label:
+        row["labels"][list(labels)] = 1
+    elif source.label_names:
+        row["labels"] = np.int32(labels[0])
+    return row
+
+
+def stack(rows) -> dict:
+    """Rows of `read_example` -> the batch."""
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _run(plans, source, config, report):
+    """Yields the batches of `plans`, config.data.prefetch of them being read ahead."""
+    num_samples, multi_label = clip_samples(config), config.classifier.multi_label
+    pool = concurrent.futures.ThreadPoolExecutor(config.data.workers, "read-audio")
+
+    def submit(plan):
+        indices, positions, valid = plan
+        positions = [None] * len(indices) if positions is None else positions
+        return [
+            pool.submit(read_example, source, int(i), p, bool(v), num_samples, multi_label, report)
+            for i, p, v in zip(indices, positions, valid, strict=True)
+        ]
+
+    ahead = collections.deque()
+    try:
+        while True:
+            while len(ahead) <= config.data.prefetch and (plan := next(plans, None)) is not None:
+                ahead.append(submit(plan))
+            if not ahead:
+                return
+            yield stack([future.result() for future in ahead.popleft()])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,106 @@
+"""Batches from tf.data: the same as host_loader's, byte for byte. The only TensorFlow here."""
+
+import atexit
+import weakref
+
+import numpy as np
+import tensorflow as tf
+
+from conformer_jax.data import host_loader
+
+# TensorFlow would otherwise take the memory of every GPU, from which jax computes.
+tf.config.set_visible_devices([], "GPU")
+
+_OPEN = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_iterators():
+    """TensorFlow's threads abort the process if they still run Python code while it exits."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def train_batches(source, config, start_step, report, host=0, num_hosts=1):
+    """As host_loader.train_batches."""
+    plan = host_loader.train_plan(source, config, host, num_hosts)
+    steps = tf.data.Dataset.range(start_step, 2**62)
+    return _run(plan, steps, config.data.batch_size // num_hosts, source, config, report)
+
+
+def eval_batches(source, config, report, host=0, num_hosts=1):
+    """As host_loader.eval_batches."""
+    plan, num_steps = host_loader.eval_plan(source, config, host, num_hosts)
+    steps = tf.data.Dataset.range(num_steps)
+    return _run(plan, steps, config.data.eval_batch_size // num_hosts, source, config, report)
+
+
+def _run(plan, steps, rows, source, config, report):
+    """The batches of `steps`, a tf.data set of step numbers, each of `rows` rows."""
+    multi_label, num_samples = config.classifier.multi_label, host_loader.clip_samples(config)
+    failures = []  # tf.data turns an exception into text; the first one is kept to raise it
+
+    def examples(step):
+        indices, positions, valid = plan(int(step))
+        # NaN is the middle, since a tensor cannot hold None.
+        return indices, np.full(len(indices), np.nan) if positions is None else positions, valid
+
+    def read(index, position, valid):
+        try:
+            row = host_loader.read_example(
+                source,
+                int(index),
+                None if np.isnan(position) else position,
+                bool(valid),
+                num_samples,
+                multi_label,
+                report,
+            )
+        except Exception as e:
+            failures.append(e)
+            raise
+        return [row[key] for key in spec]
+
+    spec = {
+        "audio": ((num_samples,), tf.int16),
+        "num_samples": ((), tf.int32),
+        "valid": ((), tf.float32),
+        "index": ((), tf.int32),
+    }
+    if source.label_names:
+        classes = (len(source.label_names),)
+        spec["labels"] = (classes, tf.float32) if multi_label else ((), tf.int32)
+
+    def read_row(index, position, valid):
+        dtypes = [dtype for _, dtype in spec.values()]
+        tensors = tf.numpy_function(read, [index, position, valid], dtypes)
+        row = dict(zip(spec, tensors, strict=True))
+        return {key: tf.ensure_shape(row[key], shape) for key, (shape, _) in spec.items()}
+
+    def plan_rows(step):
+        tensors = tf.numpy_function(examples, [step], [tf.int64, tf.float64, tf.bool])
+        return tuple(tf.ensure_shape(tensor, (rows,)) for tensor in tensors)
+
+    dataset = steps.map(plan_rows).unbatch()
+    dataset = dataset.map(read_row, num_parallel_calls=config.data.workers, deterministic=True)
+    dataset = dataset.batch(rows).prefetch(config.data.prefetch)
+
+    def batches():
+        iterator = dataset.as_numpy_iterator()
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except tf.errors.OpError:
+                    if failures:
+                        raise failures[0] from None
+                    raise
+                yield batch
+        finally:
+            del iterator  # ends the reading, even where a traceback keeps this frame alive
+
+    generator = batches()
+    _OPEN.add(generator)
+    return generator

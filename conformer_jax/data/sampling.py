@@ -1,0 +1,116 @@
+"""Which examples and crops a batch holds: a function of (seed, step) and of nothing else.
+
+Every number comes from the raw bits of the counter-based generator Philox, whose stream is fixed
+(the methods of numpy's `Generator` may change between versions). So any step can be computed at
+once, on any host, and resuming needs no iterator state.
+"""
+
+import functools
+
+import numpy as np
+
+from conformer_jax.data.audio import DataError
+
+# One stream of random numbers each.
+_ORDER, _CROP, _FEW_LABELS = 0, 1, 2
+
+
+def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
+    """The global training batch of a step.
+
+    The examples of all steps, one after the other, run through epochs; each epoch is another
+    permutation of all examples. A batch may end one epoch and begin the next.
+
+    Args:
+      seed: int, config.seed.
+      step: int from 0.
+      batch_size: B, over all hosts.
+      num_examples: examples of the source, at least 1.
+
+    Returns:
+      indices: int64 [B] into the source.
+      positions: float64 [B] in [0, 1), where to crop.
+    """
+    place = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    epochs, within = place // num_examples, place % num_examples
+    indices = np.empty(batch_size, np.int64)
+    for epoch in range(epochs[0], epochs[-1] + 1):
+        here = epochs == epoch
+        indices[here] = _epoch_order(seed, epoch, num_examples)[within[here]]
+    positions = (_bits(seed, _CROP, step, batch_size) >> np.uint64(11)) * 2.0**-53
+    return indices, positions
+
+
+def eval_batch(step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
+    """The global evaluation batch of a step: examples in order, each once.
+
+    Returns:
+      indices: int64 [B]; 0 where the last batch is padded.
+      valid: bool [B]; False where it is padded.
+    """
+    indices = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    valid = indices < num_examples
+    return np.where(valid, indices, 0), valid
+
+
+def num_eval_batches(batch_size, num_examples) -> int:
+    """Batches of one evaluation, the padded last one included."""
+    return -(-num_examples // batch_size)
+
+
+def host_slice(batch_size, host, num_hosts) -> slice:
+    """The rows of a global batch that host `host` of `num_hosts` reads.
+
+    Raises DataError where the batch cannot be split evenly.
+    """
+    if batch_size % num_hosts:
+        raise DataError(
+            f"a batch of {batch_size} clips does not split over {num_hosts} hosts: make "
+            "config.data.batch_size and config.data.eval_batch_size multiples of the host count"
+        )
+    rows = batch_size // num_hosts
+    return slice(host * rows, (host + 1) * rows)
+
+
+def few_labels(labels, num_classes, per_class, seed) -> np.ndarray:
+    """Keeps about `per_class` examples of each class, chosen by `seed`.
+
+    Goes through the examples in a random order and keeps those that contain a class still
+    wanted. With one label each that is exactly `per_class` (or all there are), and a smaller
+    choice is part of a larger one; examples with several labels may exceed it.
+
+    Args:
+      labels: sequence of tuples of class indices, one per example.
+
+    Returns:
+      Sorted int64 indices of the examples kept.
+    """
+    counts = [0] * num_classes
+    kept = []
+    for i in _order(seed, _FEW_LABELS, 0, len(labels)):
+        if any(counts[c] < per_class for c in labels[i]):
+            kept.append(i)
+            for c in labels[i]:
+                counts[c] += 1
+    return np.sort(np.array(kept, np.int64))
+
+
+# More than one, since a batch may reach over the end of an epoch.
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed, epoch, num_examples) -> np.ndarray:
+    order = _order(seed, _ORDER, epoch, num_examples)
+    order.flags.writeable = False  # it is shared
+    return order
+
+
+def _order(seed, stream, counter, n) -> np.ndarray:
+    return np.argsort(_bits(seed, stream, counter, n), kind="stable")
+
+
+def _bits(seed, stream, counter, n) -> np.ndarray:
+    """uint64 [n]. `counter` fills a high word, so streams of 2**64 blocks never meet."""
+    key = [int(seed) % 2**64, stream]
+    words = [0, int(counter), 0, 0]
+    return np.random.Philox(
+        counter=np.array(words, np.uint64), key=np.array(key, np.uint64)
+    ).random_raw(n)

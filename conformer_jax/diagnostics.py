@@ -1,0 +1,120 @@
+"""What healthy pre-training looks like, and plain words for what is not.
+
+The ranges were read off the runs in docs/results.md.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A healthy range of a logged metric at the end of a run, and what to do outside it."""
+
+    low: float
+    high: float
+    advice: str
+
+
+def healthy_ranges(config) -> dict[str, Range]:
+    """Metric name -> range, for a pre-training config."""
+    distractors = config.wav2vec2.num_distractors
+    ranges = {
+        "contrastive_loss": Range(
+            0.0,
+            math.log(1 + distractors) - 0.3,
+            "the loss is still near chance: train longer, or raise optimizer.learning_rate",
+        ),
+        "contrastive_accuracy": Range(
+            3.0 / (1 + distractors),
+            0.97,
+            "near 0 nothing is learned yet, near 1 the task is too easy: then raise "
+            "masking.span_length or check the audio for silence",
+        ),
+        "target_deviation": Range(
+            0.3,
+            1.0,
+            "the targets have collapsed to one direction: lower optimizer.learning_rate, "
+            "lengthen optimizer.warmup_share, or try target='gumbel'",
+        ),
+        "finite": Range(
+            0.99,
+            1.0,
+            "steps were skipped because loss or gradients were not finite: lower "
+            "optimizer.learning_rate or look for broken audio",
+        ),
+    }
+    if config.target == "gumbel":
+        ranges["code_perplexity"] = Range(
+            0.05 * config.quantizer.num_entries,
+            config.quantizer.num_entries,
+            "the codebook has collapsed to few entries: raise losses.diversity_weight or "
+            "quantizer.temperature_end",
+        )
+    return ranges
+
+
+def code_metrics(code_use: np.ndarray) -> dict[str, float]:
+    """Use of the codebook over a stretch of training.
+
+    Args:
+      code_use: [G, V], share of the masked tokens that picked each entry.
+
+    Returns:
+      `code_perplexity_<g>` (1 to V) and `code_used_<g>` (share of entries ever picked) of every
+      group, and the lowest perplexity as `code_perplexity`.
+    """
+    result = {}
+    for group, share in enumerate(code_use):
+        entropy = -(share * np.log(np.maximum(share, 1e-12))).sum()
+        result[f"code_perplexity_{group}"] = float(np.exp(entropy))
+        result[f"code_used_{group}"] = float((share > 0).mean())
+    lowest = min(result[f"code_perplexity_{group}"] for group in range(len(code_use)))
+    return result | {"code_perplexity": lowest}
+
+
+def problems(config, record: dict, metrics=None) -> list[str]:
+    """One sentence for every metric of `record` outside its healthy range.
+
+    Args:
+      config: of the run.
+      record: one logged record, name -> value.
+      metrics: only look at these.
+    """
+    found = []
+    for name, healthy in healthy_ranges(config).items():
+        value = record.get(name)
+        if value is None or (metrics is not None and name not in metrics):
+            continue
+        if not healthy.low <= value <= healthy.high:
+            found.append(
+                f"{name} is {value:.3g}, healthy is {healthy.low:.3g} to {healthy.high:.3g}: "
+                f"{healthy.advice}"
+            )
+    return found
+
+
+def summary(config, train: dict, held_out: dict) -> str:
+    """Whether a finished pre-training run looks healthy, in a few lines of plain words.
+
+    Args:
+      config: of the run.
+      train: last logged record; held_out: last evaluation.
+    """
+    distractors = config.wav2vec2.num_distractors
+    lines = [
+        f"held-out contrastive accuracy {held_out['contrastive_accuracy']:.3f} (chance "
+        f"{1 / (1 + distractors):.3f}), loss {held_out['contrastive_loss']:.3f} (chance "
+        f"{math.log(1 + distractors):.3f}); targets spread {held_out['target_deviation']:.2f} of 1"
+    ]
+    if "code_perplexity" in held_out:
+        used = min(value for name, value in held_out.items() if name.startswith("code_used_"))
+        lines.append(
+            f"codebook perplexity {held_out['code_perplexity']:.0f} of "
+            f"{config.quantizer.num_entries}, {used:.0%} of the entries used"
+        )
+    found = problems(config, {**train, **held_out})
+    lines.append("The run looks healthy." if not found else "The run does not look healthy:")
+    return "\n".join(lines + [f"  - {problem}" for problem in found])

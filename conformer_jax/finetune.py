@@ -1,0 +1,126 @@
+"""Fine-tuning: the classifier's state, the training step, the evaluation step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from conformer_jax import augment, losses, metrics, state
+from conformer_jax.models.classifier import Classifier
+from conformer_jax.models.conformer import EncoderSpec
+from conformer_jax.models.features import FeatureSpec, log_mel
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the steps need beside the model."""
+
+    multi_label: bool
+    label_smoothing: float
+    augment: augment.AugmentSpec
+
+
+def make_model(config, num_classes: int) -> Classifier:
+    """The model that the config describes, for `num_classes` classes."""
+    return Classifier(
+        FeatureSpec(**config.features),
+        EncoderSpec(**config.conformer),
+        num_classes,
+        pooling=config.classifier.pooling,
+        dropout=config.classifier.dropout,
+    )
+
+
+def init(config, model: Classifier, optimizer, key: jax.Array) -> state.TrainState:
+    """State at step 0, parameters from scratch."""
+    samples = config.features.sample_rate // 2
+    params = model.init(key, jnp.zeros((1, samples)), jnp.full((1,), samples), train=False)[
+        "params"
+    ]
+    options = Options(
+        multi_label=config.classifier.multi_label,
+        label_smoothing=config.losses.label_smoothing,
+        augment=augment.make_spec(config),
+    )
+    return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
+
+
+def _targets(batch, options, num_classes):
+    """Labels as [B, C] float32."""
+    if options.multi_label:
+        return batch["labels"].astype(jnp.float32)
+    return jax.nn.one_hot(batch["labels"], num_classes)
+
+
+def _loss(logits, labels, options, *, train):
+    if options.multi_label:
+        return losses.binary_cross_entropy(logits, labels)
+    smoothing = options.label_smoothing if train else 0.0
+    return losses.cross_entropy(logits, labels, smoothing=smoothing)
+
+
+def _item_correct(logits, labels):
+    """[B] 1 where the highest logit is one of the labels (of mixed clips: the larger share)."""
+    best = jax.nn.one_hot(logits.argmax(-1), labels.shape[-1])
+    return ((best * labels).sum(-1) >= 0.5).astype(jnp.float32)
+
+
+def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
+    """One optimizer step of supervised training.
+
+    Args:
+      train_state: from `init`.
+      batch: audio [B, N], num_samples [B], labels [B] or [B, C], valid [B].
+      key: root key of the run; the step folds its own number into it.
+
+    Returns:
+      the next state; metrics, a dict of (sum, count) pairs.
+    """
+    options, model = train_state.options, train_state.model
+    key = jax.random.fold_in(key, train_state.step)
+    mix_key, mask_key, dropout_key = jax.random.split(key, 3)
+    batch = {**batch, "labels": _targets(batch, options, model.num_classes)}
+    batch = augment.mixup(mix_key, batch, options.augment)
+    features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
+    features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
+
+    def loss_fn(params):
+        logits = model.apply(
+            {"params": params},
+            features,
+            valid_frames,
+            train=True,
+            rngs={"dropout": dropout_key},
+            method="from_features",
+        )
+        pair = metrics.weighted(_loss(logits, batch["labels"], options, train=True), batch["valid"])
+        return pair[0] / jnp.maximum(pair[1], 1.0), (pair, logits)
+
+    (loss, (pair, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
+    train_state, norm, finite = train_state.apply_gradients(grads, loss)
+    correct = _item_correct(logits, batch["labels"])
+    return train_state, {
+        "loss": pair,
+        "accuracy": metrics.weighted(correct, batch["valid"]),
+        "gradient_norm": metrics.single(norm),
+        "finite": metrics.single(finite),
+    }
+
+
+def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):
+    """Metrics of one held-out batch, and its logits.
+
+    Returns:
+      pairs; `logits` [B, C] and `labels` [B, C], from which the whole-set metrics are computed.
+    """
+    del key  # nothing is drawn
+    options, model = train_state.options, train_state.model
+    labels = _targets(batch, options, model.num_classes)
+    logits = model.apply(
+        {"params": train_state.eval_params}, batch["audio"], batch["num_samples"], train=False
+    )
+    pairs = {
+        "loss": metrics.weighted(_loss(logits, labels, options, train=False), batch["valid"]),
+        "accuracy": metrics.weighted(_item_correct(logits, labels), batch["valid"]),
+    }
+    return pairs, {"logits": logits, "labels": labels}

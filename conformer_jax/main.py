@@ -1,0 +1,65 @@
+"""python -m conformer_jax.main --config=configs/pretrain.py[:variant] [--workdir=DIR]"""
+
+import logging
+import os
+import sys
+
+# TensorFlow only feeds audio; its start-up messages are noise.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from conformer_jax import overrides
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file and variant, such as configs/pretrain.py:small.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> by default.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, print what it is, and exit.")
+
+
+def main(argv):
+    """Runs the config; a user's mistake ends in one line and exit code 1."""
+    from conformer_jax import dry_run, run
+    from conformer_jax.data.sources import DataError
+    from conformer_jax.errors import UserError
+
+    if len(argv) > 1:
+        _fail(f"unknown argument {argv[1]!r}: flags are written --name=value")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for noisy in ("absl", "orbax", "jax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    config = CONFIG.value
+    workdir = WORKDIR.value or os.path.join("runs", config.name)
+    try:
+        closing = dry_run.describe(config) if DRY_RUN.value else run.run(config, workdir)
+    except (UserError, DataError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(f"interrupted: the same command goes on from the last checkpoint in {workdir}", 130)
+    if closing:
+        print(closing)
+
+
+def _parse(argv):
+    """Parses the flags; an unknown variant or field ends in one line with the known ones."""
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise ValueError("--config is missing: try --config=configs/pretrain.py")
+        return rest
+    except AttributeError as error:
+        _fail(overrides.explain_unknown_field(argv) or str(error))
+    except Exception as error:
+        _fail(" ".join(str(error).split()))
+
+
+def _fail(message: str, code: int = 1):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,72 @@
+"""Gumbel-softmax product quantizer (wav2vec 2.0, section 2, 'Quantization module')."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def entropy_perplexity(probabilities: jax.Array) -> jax.Array:
+    """exp of the entropy over the last axis: [..., V] -> [...], from 1 (collapsed) to V (even)."""
+    return jnp.exp(-(probabilities * jnp.log(probabilities + 1e-7)).sum(-1))
+
+
+class GumbelQuantizer(nn.Module):
+    """Picks one of V entries in each of G groups and concatenates them to a code.
+
+    While training the pick is a straight-through Gumbel-softmax sample: forward the hard
+    one-hot, backward the softmax, so the gradient reaches logits and codebook. In evaluation it
+    is the argmax.
+    """
+
+    num_groups: int
+    num_entries: int
+    code_dim: int
+
+    @nn.compact
+    def __call__(self, x, weights, *, temperature, train: bool):
+        """Quantizes every token.
+
+        Args:
+          x: [B, M, features] float32.
+          weights: [B, M], which tokens count for the perplexity.
+          temperature: of the Gumbel softmax; unused unless `train`.
+          train: draw (needs the random stream 'gumbel') or take the argmax.
+
+        Returns:
+          codes [B, M, code_dim]; a dict of `indices` [B, M, G] int32, `perplexity` [G] of the
+          entries picked, and `soft_perplexity` [G] of the softmax averaged over tokens, which the
+          diversity loss uses.
+        """
+        groups, entries = self.num_groups, self.num_entries
+        logits = nn.Dense(groups * entries, kernel_init=nn.initializers.normal(1.0), name="logits")(
+            x.astype(jnp.float32)
+        )
+        logits = logits.reshape(*x.shape[:-1], groups, entries)
+        codebook = self.param(
+            "codebook",
+            nn.initializers.uniform(1.0),
+            (groups, entries, self.code_dim // groups),
+        )
+        if train:
+            noise = jax.random.gumbel(self.make_rng("gumbel"), logits.shape)
+            soft = jax.nn.softmax((logits + noise) / temperature)
+            indices = soft.argmax(-1)
+            hard = jax.nn.one_hot(indices, entries)
+            picked = hard + soft - jax.lax.stop_gradient(soft)
+        else:
+            indices = logits.argmax(-1)
+            picked = hard = jax.nn.one_hot(indices, entries)
+        codes = jnp.einsum("bmgv,gvd->bmgd", picked, codebook)
+        share = (weights / jnp.maximum(weights.sum(), 1.0))[..., None, None]
+        statistics = {
+            "indices": indices.astype(jnp.int32),
+            "perplexity": entropy_perplexity((hard * share).sum((0, 1))),
+            "soft_perplexity": entropy_perplexity((jax.nn.softmax(logits) * share).sum((0, 1))),
+        }
+        return codes.reshape(*x.shape[:-1], self.code_dim), statistics
+
+
+def gumbel_temperature(step, *, start: float, end: float, anneal_steps: float):
+    """Falls geometrically from `start` at step 0 to `end` at `anneal_steps`, then stays."""
+    progress = jnp.clip(step / max(anneal_steps, 1.0), 0.0, 1.0)
+    return start * (end / start) ** progress

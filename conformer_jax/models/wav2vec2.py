@@ -1,0 +1,129 @@
+"""The pre-training model: hide spans of tokens and tell the true one from distractors.
+
+tokens   = LayerNorm(Linear(stacked log-mel frames))          never masked for the targets
+context  = Encoder(tokens, masked ones replaced by one learned vector)
+targets  = Linear(tokens)                                     target='linear', the paper
+         | Linear(quantizer(tokens))                          target='gumbel', wav2vec 2.0
+loss     = contrastive(context[masked], targets[masked])      losses.py
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from conformer_jax.models import masking
+from conformer_jax.models.conformer import Encoder, EncoderSpec
+from conformer_jax.models.features import FeatureSpec, log_mel
+from conformer_jax.models.quantizer import GumbelQuantizer, gumbel_temperature
+
+TARGETS = ("linear", "gumbel")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSpec:
+    """Settings of the objective: fields of config.masking, .wav2vec2, .quantizer and .target."""
+
+    target: str = "linear"
+    mask_probability: float = 0.3
+    mask_length: int = 3
+    num_distractors: int = 100
+    projection_dim: int = 256
+    num_groups: int = 2
+    num_entries: int = 320
+    code_dim: int = 256
+    temperature_start: float = 2.0
+    temperature_end: float = 0.5
+    anneal_steps: float = 280_000.0
+
+    def __post_init__(self):
+        if self.target not in TARGETS:
+            raise ValueError(f"config.target = {self.target!r}: choose one of {TARGETS}")
+        if self.code_dim % self.num_groups:
+            raise ValueError(
+                f"config.quantizer.code_dim = {self.code_dim} is not divisible by "
+                f"config.quantizer.num_groups = {self.num_groups}"
+            )
+
+
+@flax.struct.dataclass
+class PretrainOutput:
+    """What the losses need; M masked positions a clip.
+
+    predicted, targets: [B, M, D'] float32; negatives: [B, M, K] indices into M;
+    weights: [B, M], 0 where a place holds no masked token; quantizer: statistics or None.
+    """
+
+    predicted: jax.Array
+    targets: jax.Array
+    negatives: jax.Array
+    weights: jax.Array
+    quantizer: dict[str, Any] | None = None
+
+
+class Wav2Vec2(nn.Module):
+    """Encoder, mask embedding and target branch."""
+
+    features: FeatureSpec
+    encoder_spec: EncoderSpec
+    objective: ObjectiveSpec
+
+    def setup(self):
+        spec, objective = self.encoder_spec, self.objective
+        self.encoder = Encoder(spec)
+        self.mask_embedding = self.param(
+            "mask_embedding", nn.initializers.uniform(1.0), (spec.feature_dim,)
+        )
+        if objective.target == "gumbel":
+            self.quantizer = GumbelQuantizer(
+                objective.num_groups, objective.num_entries, objective.code_dim
+            )
+            self.target_projection = nn.Dense(objective.projection_dim)
+            self.context_projection = nn.Dense(objective.projection_dim)
+        else:
+            self.target_projection = nn.Dense(spec.width)
+
+    def __call__(self, audio, num_samples, *, train: bool, step=0) -> PretrainOutput:
+        """From audio [B, N] of num_samples [B]; random streams 'mask', 'dropout', 'gumbel'."""
+        features, valid_frames = log_mel(audio, num_samples, self.features)
+        return self.from_features(features, valid_frames, train=train, step=step)
+
+    def from_features(self, features, valid_frames, *, train: bool, step=0) -> PretrainOutput:
+        """From normalised log-mel features [B, frames, F], valid_frames [B, frames]."""
+        objective = self.objective
+        tokens, valid = self.encoder.tokens(features, valid_frames)
+        span = {"probability": objective.mask_probability, "length": objective.mask_length}
+        size = masking.max_masked(tokens.shape[1], **span)
+        masked = masking.span_mask(self.make_rng("mask"), valid, **span)
+        positions, weights = masking.masked_positions(masked, size)
+        negatives = masking.sample_negatives(
+            self.make_rng("mask"),
+            masked.sum(-1),
+            num_positions=size,
+            num_distractors=objective.num_distractors,
+        )
+        hidden = jnp.where(masked[..., None], self.mask_embedding, tokens)
+        context = self.encoder(hidden, valid, train=train)
+        predicted = jnp.take_along_axis(context, positions[..., None], axis=1)
+        unmasked = jnp.take_along_axis(tokens, positions[..., None], axis=1)
+        targets, statistics = self._targets(unmasked, weights, train=train, step=step)
+        if objective.target == "gumbel":
+            predicted = self.context_projection(predicted)
+        return PretrainOutput(predicted, targets, negatives, weights, statistics)
+
+    def _targets(self, unmasked, weights, *, train, step):
+        objective = self.objective
+        if objective.target == "linear":
+            return self.target_projection(unmasked), None
+        temperature = gumbel_temperature(
+            step,
+            start=objective.temperature_start,
+            end=objective.temperature_end,
+            anneal_steps=objective.anneal_steps,
+        )
+        codes, statistics = self.quantizer(unmasked, weights, temperature=temperature, train=train)
+        statistics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return self.target_projection(codes), statistics

@@ -1,0 +1,131 @@
+"""Pre-training: the model's state, the training step, the evaluation step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from conformer_jax import losses, metrics, state
+from conformer_jax.models.conformer import EncoderSpec
+from conformer_jax.models.features import FeatureSpec
+from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the steps need beside the model."""
+
+    temperature: float
+    diversity_weight: float
+
+
+def make_model(config) -> Wav2Vec2:
+    """The model that the config describes."""
+    objective = ObjectiveSpec(
+        target=config.target,
+        mask_probability=config.masking.probability,
+        mask_length=config.masking.span_length,
+        num_distractors=config.wav2vec2.num_distractors,
+        projection_dim=config.wav2vec2.projection_dim,
+        num_groups=config.quantizer.num_groups,
+        num_entries=config.quantizer.num_entries,
+        code_dim=config.quantizer.code_dim,
+        temperature_start=config.quantizer.temperature_start,
+        temperature_end=config.quantizer.temperature_end,
+        anneal_steps=config.quantizer.temperature_anneal_share * config.train.num_steps,
+    )
+    return Wav2Vec2(FeatureSpec(**config.features), EncoderSpec(**config.conformer), objective)
+
+
+def init(config, model: Wav2Vec2, optimizer, key: jax.Array) -> state.TrainState:
+    """State at step 0, parameters from scratch."""
+    names = ("params", "mask", "dropout", "gumbel")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    # Half a second is enough for shapes: no parameter depends on the length.
+    samples = config.features.sample_rate // 2
+    params = model.init(keys, jnp.zeros((1, samples)), jnp.full((1,), samples), train=False)[
+        "params"
+    ]
+    options = Options(config.wav2vec2.temperature, config.losses.diversity_weight)
+    return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
+
+
+def _forward(train_state, params, batch, key, *, train):
+    """(loss, metrics) of one batch."""
+    options, model = train_state.options, train_state.model
+    names = ("mask", "dropout", "gumbel")
+    out = model.apply(
+        {"params": params},
+        batch["audio"],
+        batch["num_samples"],
+        train=train,
+        step=train_state.step,
+        rngs=dict(zip(names, jax.random.split(key, len(names)), strict=True)),
+    )
+    logits = losses.contrastive_logits(
+        out.predicted, out.targets, out.negatives, temperature=options.temperature
+    )
+    item_loss, correct, usable = losses.contrastive(logits)
+    weights = out.weights * usable * batch["valid"][:, None]
+    contrastive = metrics.weighted(item_loss, weights)
+    loss = contrastive[0] / jnp.maximum(contrastive[1], 1.0)
+    similarity = jnp.maximum(logits * options.temperature, -1.0)  # an excluded one is -inf
+    finite = jnp.isfinite(logits[..., 1:]) * weights[..., None]
+    pairs = {
+        "contrastive_loss": contrastive,
+        "contrastive_accuracy": metrics.weighted(correct.astype(jnp.float32), weights),
+        "similarity_positive": metrics.weighted(similarity[..., 0], weights),
+        "similarity_negative": metrics.weighted(similarity[..., 1:], finite),
+        "target_deviation": metrics.single(_spread(out.targets, weights)),
+    }
+    if out.quantizer is not None:
+        num_entries = model.objective.num_entries
+        idle = losses.diversity(out.quantizer["soft_perplexity"], num_entries)
+        loss = loss + options.diversity_weight * idle
+        one_hot = jax.nn.one_hot(out.quantizer["indices"], num_entries)
+        pairs |= {
+            "diversity_loss": metrics.single(idle),
+            "gumbel_temperature": metrics.single(out.quantizer["temperature"]),
+            "code_use": ((one_hot * weights[..., None, None]).sum((0, 1)), weights.sum()),
+        }
+    return loss, pairs | {"loss": metrics.single(loss)}
+
+
+def _spread(targets, weights):
+    """Deviation of the unit targets over all masked tokens: 1 in every direction, 0 collapsed."""
+    unit = targets / jnp.maximum(jnp.linalg.norm(targets, axis=-1, keepdims=True), 1e-8)
+    share = (weights / jnp.maximum(weights.sum(), 1.0))[..., None]
+    mean = (unit * share).sum((0, 1))
+    return jnp.sqrt(jnp.maximum(1.0 - jnp.square(mean).sum(), 0.0))
+
+
+def pretrain_step(train_state: state.TrainState, batch, key: jax.Array):
+    """One optimizer step of the masked contrastive objective.
+
+    Args:
+      train_state: from `init`.
+      batch: audio [B, N], num_samples [B], valid [B].
+      key: root key of the run; the step folds its own number into it.
+
+    Returns:
+      the next state; metrics, a dict of (sum, count) pairs.
+    """
+    key = jax.random.fold_in(key, train_state.step)
+
+    def loss_fn(params):
+        return _forward(train_state, params, batch, key, train=True)
+
+    (loss, pairs), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
+    train_state, norm, finite = train_state.apply_gradients(grads, loss)
+    pairs |= {"gradient_norm": metrics.single(norm), "finite": metrics.single(finite)}
+    return train_state, pairs
+
+
+def pretrain_eval_step(train_state: state.TrainState, batch, key: jax.Array):
+    """Metrics of one held-out batch: no dropout, hard codes.
+
+    Masks and distractors come from `key`, so pass the same key for the same batch to compare
+    checkpoints on the same task.
+    """
+    _, pairs = _forward(train_state, train_state.eval_params, batch, key, train=False)
+    return pairs

@@ -1,0 +1,80 @@
+"""What a config compiles to: the mesh, the initial state and the two jitted steps of its task.
+
+Several runs of one shape (folds, seeds, a control from scratch) can share a Program and so its
+compilations.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from conformer_jax import finetune, optimizer, pretrain, sharding
+from conformer_jax.errors import UserError
+from conformer_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """init(key) -> state; train_step(state, batch, key) -> (state, metrics);
+    eval_step(state, batch, key) -> metrics[, outputs]."""
+
+    init: Callable
+    train_step: Callable
+    eval_step: Callable
+    abstract_state: TrainState  # shapes and shardings
+    schedule: Callable  # step -> learning rate
+    mesh: Mesh
+    batch_sharding: NamedSharding
+
+
+def build(config, num_classes: int = 0) -> Program:
+    """Builds the task's program; nothing is compiled before its first call.
+
+    Args:
+      config: the full config, features.mean and .deviation filled in.
+      num_classes: C, of a fine-tuning run.
+
+    Raises:
+      UserError: a field that does not fit.
+    """
+    if config.task not in ("pretrain", "finetune"):
+        raise UserError(f"config.task = {config.task!r}: choose 'pretrain' or 'finetune'")
+    mesh = sharding.make_mesh(config.sharding)
+    for field in ("batch_size", "eval_batch_size"):
+        sharding.check_batch_size(mesh, config.data[field], f"config.data.{field}")
+    transform, schedule = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+    try:
+        if config.task == "pretrain":
+            model = pretrain.make_model(config)
+            steps: Any = (pretrain.init, pretrain.pretrain_step, pretrain.pretrain_eval_step)
+        else:
+            model = finetune.make_model(config, num_classes)
+            steps = (finetune.init, finetune.finetune_step, finetune.finetune_eval_step)
+        init = functools.partial(steps[0], config, model, transform)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    shardings = sharding.state_shardings(mesh, shapes)
+    batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return Program(
+        init=jax.jit(init, out_shardings=shardings),
+        train_step=jax.jit(
+            steps[1],
+            in_shardings=(shardings, batch, whole),
+            out_shardings=(shardings, whole),
+            donate_argnums=0,
+        ),
+        eval_step=jax.jit(steps[2], in_shardings=(shardings, batch, whole), out_shardings=whole),
+        abstract_state=jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            shardings,
+        ),
+        schedule=schedule,
+        mesh=mesh,
+        batch_sharding=batch,
+    )

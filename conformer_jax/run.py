@@ -1,0 +1,74 @@
+"""One config from its start to its closing words."""
+
+import logging
+import pathlib
+
+from conformer_jax import diagnostics, train
+from conformer_jax.data.sources import DataError
+from conformer_jax.errors import UserError
+
+
+def run(config, workdir) -> str:
+    """Trains and evaluates what the config says; returns the closing summary.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    try:
+        return (
+            _pretrain(config, workdir) if config.task == "pretrain" else _finetune(config, workdir)
+        )
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def _pretrain(config, workdir):
+    result = train.train_and_evaluate(config, workdir)
+    lines = [
+        diagnostics.summary(config, result.train, result.held_out),
+        f"Curves: {workdir}/curves.png, checkpoints: {workdir}/checkpoints",
+        _bad_audio(workdir),
+        f"Next: {config.next_command.format(workdir=workdir)}" if config.next_command else "",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _finetune(config, workdir):
+    """Fine-tunes; where config.compare_with_scratch, also trains the control.
+
+    The control differs in nothing but that its encoder starts from scratch: same clips, same
+    steps, same seed, same feature statistics. It lies in `<workdir>/scratch` and shares the
+    compiled program.
+    """
+    result = train.train_and_evaluate(config, workdir)
+    chance = {"accuracy": result.held_out["chance_accuracy"], "mAP": result.held_out["chance_mAP"]}
+    rows = [("pre-trained, fine-tuned" if config.init_from else "from scratch", result.held_out)]
+    if config.compare_with_scratch and config.init_from:
+        control = result.config.copy_and_resolve_references()
+        control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
+        logging.warning("now the same from scratch, for comparison")
+        scratch = train.train_and_evaluate(
+            control, pathlib.Path(workdir) / "scratch", result.program
+        )
+        rows.append(("from scratch, same budget", scratch.held_out))
+    rows.append(("chance", chance))
+    lines = [table(rows), f"Curves: {workdir}/curves.png", _bad_audio(workdir)]
+    return "\n".join(line for line in lines if line)
+
+
+def table(rows) -> str:
+    """Rows of (name, record with accuracy and mAP) as text."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'on the held-out clips':<{width}}  accuracy    mAP"]
+    lines += [
+        f"{name:<{width}}  {record['accuracy']:8.3f}  {record['mAP']:5.3f}" for name, record in rows
+    ]
+    return "\n".join(lines)
+
+
+def _bad_audio(workdir):
+    path = pathlib.Path(workdir) / "bad_audio.csv"
+    if not path.exists():
+        return ""
+    count = len(path.read_text().splitlines()) - 1
+    return f"{count} audio file(s) could not be used: see {path}"

@@ -1,0 +1,82 @@
+"""One device mesh, and where parameters and batches lie on it; knows no parameter name."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from conformer_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(config, devices=None) -> Mesh:
+    """Mesh with the axes `data`, `fsdp` and `tensor` over all devices.
+
+    Args:
+      config: config.sharding; one size may be -1 and takes what is left.
+      devices: all of them by default.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    count = len(devices if devices is not None else jax.devices())
+    sizes = [config[axis] for axis in AXES]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) == 1 and known > 0 and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if min(sizes) < 1 or np.prod(sizes) != count:
+        raise UserError(
+            f"config.sharding {dict(zip(AXES, sizes, strict=True))} does not cover {count} "
+            f"device(s): the product must be {count}, and one size may be -1"
+        )
+    # linen's Dropout does not run under make_mesh's default, Explicit axes.
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis of every array of a batch is split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(mesh: Mesh, state):
+    """Shardings of a tree by shape alone.
+
+    The last axis is split over `tensor`, the largest of the others over `fsdp`.
+
+    An axis whose length the mesh axis does not divide, and anything with fewer than two axes,
+    stays whole: splitting it would save next to nothing.
+    """
+
+    def shard(leaf):
+        spec = [None] * leaf.ndim
+        if leaf.ndim > 1:
+            tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+            if tensor > 1 and leaf.shape[-1] % tensor == 0:
+                spec[-1] = "tensor"
+            free = [i for i in range(leaf.ndim) if not spec[i] and leaf.shape[i] % fsdp == 0]
+            if fsdp > 1 and free:
+                spec[max(free, key=lambda i: leaf.shape[i])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(shard, state)
+
+
+def check_batch_size(mesh: Mesh, size: int, field: str) -> None:
+    """Raises UserError where the mesh and the processes do not divide a batch of `size` clips."""
+    parts = int(np.lcm(mesh.shape["data"] * mesh.shape["fsdp"], jax.process_count()))
+    if size % parts:
+        raise UserError(f"{field} = {size} is not divisible by {parts}, the parts it is split into")
+
+
+def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding):
+    """This process's rows [B / processes, ...] to global arrays [B, ...] on the devices."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

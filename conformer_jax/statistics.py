@@ -1,0 +1,97 @@
+"""Mean and deviation of the log-mel features, measured once a corpus and kept."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conformer_jax.data.host_loader import clip_samples, example_batch
+from conformer_jax.errors import UserError
+from conformer_jax.models.features import FeatureSpec, log_mel
+
+_BATCH = 32
+
+
+def feature_statistics(config, source, report, workdir) -> tuple[tuple, tuple]:
+    """Mean and deviation of every mel bin over the training corpus, each a tuple of F floats.
+
+    Taken from a cache where the same clips were measured with the same settings before:
+    `<manifest>.statistics.json` beside the manifest, or `<workdir>/statistics.json` where there is
+    no manifest or its folder cannot be written. A sample of config.data.statistics_clips clips,
+    evenly spread over the corpus, is measured.
+
+    Raises:
+      UserError: no clip could be read.
+    """
+    spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+    count = min(len(source), config.data.statistics_clips)
+    indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+    key = _key(spec, config.data.clip_s, [source.example_id(int(i)) for i in indices])
+    caches = [pathlib.Path(workdir) / "statistics.json"]
+    if config.data.manifest:
+        manifest = pathlib.Path(config.data.manifest)
+        caches.insert(0, manifest.with_name(manifest.name + ".statistics.json"))
+    for cache in caches:
+        found = _load(cache).get(key)
+        if found:
+            return tuple(found["mean"]), tuple(found["deviation"])
+    mean, deviation = _measure(source, indices, spec, config, report)
+    for cache in caches:
+        if _store(cache, key, {"mean": mean, "deviation": deviation, "clips": count}):
+            break
+    return mean, deviation
+
+
+def _measure(source, indices, spec, config, report):
+    @jax.jit
+    def sums(audio, num_samples, valid):
+        features, real = log_mel(audio, num_samples, spec)
+        weights = (real * valid[:, None])[..., None]
+        total = (features * weights).sum((0, 1))
+        return total, (jnp.square(features) * weights).sum((0, 1)), weights.sum()
+
+    total, square, frames = 0.0, 0.0, 0.0
+    num_samples = clip_samples(config)
+    for start in range(0, len(indices), _BATCH):
+        rows = np.resize(indices[start : start + _BATCH], _BATCH)
+        valid = np.arange(_BATCH) < len(indices) - start
+        batch = example_batch(
+            source, rows, None, valid, num_samples, config.classifier.multi_label, report
+        )
+        parts = sums(batch["audio"], batch["num_samples"], batch["valid"])
+        t, s, n = (np.asarray(part, np.float64) for part in parts)
+        total, square, frames = total + t, square + s, frames + n
+    if not frames:
+        raise UserError(f"none of {len(indices)} clips could be read: see bad_audio.csv")
+    mean = total / frames
+    # A bin that never leaves the log floor has no spread; 1e-3 keeps it at 0 and not at infinity.
+    deviation = np.sqrt(np.maximum(square / frames - mean**2, 1e-6))
+    return tuple(round(float(x), 6) for x in mean), tuple(round(float(x), 6) for x in deviation)
+
+
+def _key(spec, clip_s, ids):
+    text = json.dumps([dataclasses.asdict(spec), clip_s, ids])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _store(path, key, value):
+    try:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(_load(path) | {key: value}, indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        logging.info("feature statistics not cached at %s: %s", path, error)
+        return False
+    return True

@@ -1,0 +1,239 @@
+"""The loop, the same for pre-training and fine-tuning; it knows neither model.
+
+Order, once at the start:
+  1. claim the workdir          it must hold no other config's run
+  2. open the sources           measure or look up the feature statistics
+  3. parameters                 the workdir's own checkpoint; else config.init_from (encoder only,
+                                every name accounted for); else scratch
+Then, from the step that was restored, until the last:
+  evaluate? save? [stop at num_steps] next batch, step, log?
+"""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from conformer_jax import (
+    checkpoint,
+    diagnostics,
+    flops,
+    metrics,
+    program,
+    progress,
+    sharding,
+    statistics,
+)
+from conformer_jax import workdir as workdirs
+from conformer_jax.data import host_loader
+from conformer_jax.data.sources import BadAudioReport, open_sources
+from conformer_jax.errors import UserError
+
+
+class Result(NamedTuple):
+    """Of a finished run: its last records, its config with the feature statistics, its program."""
+
+    train: dict[str, Any]
+    held_out: dict[str, Any]
+    config: Any
+    program: program.Program
+
+
+def train_and_evaluate(config, workdir, prepared: program.Program | None = None) -> Result:
+    """Trains to config.train.num_steps, evaluating and saving on the way; resumes by itself.
+
+    Args:
+      config: the full config (configs/base.py); not changed.
+      workdir: folder of the run.
+      prepared: the Program of an earlier run of the same shape, to share its compilations.
+
+    Returns:
+      the Result.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    config = config.copy_and_resolve_references()
+    workdir = workdirs.claim(workdir, config)
+    host, num_hosts = jax.process_index(), jax.process_count()
+    report = BadAudioReport(
+        workdir / "bad_audio.csv" if host == 0 else None, config.data.max_bad_share
+    )
+    train_source, eval_source, label_names = prepare_data(config, workdir, report)
+    compiled = prepared or program.build(config, len(label_names))
+    loader = host_loader.pick(config.data.loader)
+    place = compiled.batch_sharding
+    root_key, eval_key = jax.random.split(jax.random.key(config.seed))
+
+    checkpoints = checkpoint.Checkpoints(
+        workdir, keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+    )
+    state, _ = checkpoints.restore(compiled.abstract_state)
+    if state is None:
+        state = compiled.init(jax.random.key(config.seed))
+        if config.init_from:
+            params, from_step = checkpoint.load_encoder(config.init_from, state.params)
+            state = state.replace(params=params)
+            if state.ema is not None:
+                state = state.replace(ema=jax.tree.map(jax.numpy.copy, params))
+            logging.info("encoder taken from %s, step %d", config.init_from, from_step)
+    start_step = int(state.step)
+
+    def evaluate():
+        """Metrics over the whole held-out set."""
+        total, outputs = None, []
+        batches = loader.eval_batches(eval_source, config, report, host, num_hosts)
+        for i, batch in enumerate(batches):
+            batch = sharding.put_batch(batch, place)
+            result = compiled.eval_step(state, batch, jax.random.fold_in(eval_key, i))
+            pairs, out = result if isinstance(result, tuple) else (result, None)
+            total = metrics.add(total, pairs)
+            if out is not None:
+                outputs.append(jax.device_get((out, batch["valid"])))
+        return _readable(metrics.means(total)) | _whole_set_metrics(outputs)
+
+    num_steps, train_record, held_out = config.train.num_steps, {}, {}
+    meta = {"config": config.to_dict(), "label_names": list(label_names)}
+    batches = loader.train_batches(train_source, config, start_step, report, host, num_hosts)
+    log = progress.Log(config, workdir, start_step, active=host == 0)
+    try:
+        window, clock = None, time.perf_counter()
+        for step in range(start_step, num_steps + 1):
+            last = step == num_steps
+            save = last or (step > start_step and step % config.checkpoint.every_steps == 0)
+            if save or (step > start_step and step % config.train.eval_every == 0):
+                paused = time.perf_counter()
+                held_out = evaluate()
+                log.write(step, "eval", held_out)
+                clock += time.perf_counter() - paused
+            if save:
+                checkpoints.save(state, meta, _rank(held_out))
+            if last:
+                break
+            batch = sharding.put_batch(next(batches), place)
+            state, pairs = compiled.train_step(state, batch, root_key)
+            window = metrics.add(window, pairs)
+            done = step + 1
+            if done == start_step + 1 or done % config.train.log_every == 0 or done == num_steps:
+                train_record = _readable(metrics.means(window))
+                now = time.perf_counter()
+                if done > start_step + 1:  # the first step is mostly compilation
+                    steps = done - max(log.step, start_step)
+                    train_record |= _speed(config, steps, now - clock)
+                train_record["learning_rate"] = float(compiled.schedule(step))
+                window, clock = None, now
+                log.write(done, "train", train_record)
+                _check_health(config, state, train_record, done, log)
+            log.advance(done)
+        checkpoints.wait()
+    finally:
+        batches.close()
+        log.close()
+        checkpoints.close()
+    return Result(train_record or log.last("train"), held_out, config, compiled)
+
+
+def prepare_data(config, workdir, report):
+    """Opens the sources and fills config.features.mean and .deviation in.
+
+    Labels keep the order of the workdir's checkpoint, and feature statistics are those of the
+    checkpoint (the workdir's own, or the one of config.init_from), where there is one.
+
+    Returns:
+      training source, held-out source, label names.
+    """
+    own = checkpoint.read_meta(workdir)
+    names = own["label_names"] if own and config.task == "finetune" else None
+    train_source, eval_source = open_sources(config, names)
+    origin = own
+    if origin is None and config.init_from:
+        origin = checkpoint.read_meta(config.init_from)
+        if origin is None:
+            raise UserError(
+                f"config.init_from = {config.init_from!r} holds no checkpoint: pre-train first "
+                f"(python -m conformer_jax.main --config=configs/pretrain.py), or give "
+                f"--config.init_from='' to train from scratch"
+            )
+        _check_same_encoder(origin["config"], config)
+    if not config.features.mean:
+        if origin is not None:
+            saved = origin["config"]["features"]
+            stats = tuple(saved["mean"]), tuple(saved["deviation"])
+        else:
+            stats = statistics.feature_statistics(config, train_source, report, workdir)
+        with config.unlocked():
+            config.features.mean, config.features.deviation = stats
+    return train_source, eval_source, train_source.label_names
+
+
+def _check_same_encoder(saved, config):
+    """Raises UserError where the checkpoint's encoder or features are not this config's."""
+    wanted = config.to_dict()
+    fields = []
+    for section, free in (("conformer", {"dropout", "dtype"}), ("features", {"mean", "deviation"})):
+        old = {k: v for k, v in saved[section].items() if k not in free}
+        new = {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in wanted[section].items()
+            if k not in free
+        }
+        fields += workdirs.differing_fields(old, new, f"{section}.")
+    if fields:
+        raise UserError(
+            f"config.init_from = {config.init_from!r} is a checkpoint of another architecture "
+            f"({'; '.join(fields[:4])}{' ...' if len(fields) > 4 else ''}): take the variant of "
+            f"configs/finetune.py that belongs to it"
+        )
+
+
+def _readable(means):
+    """Scalars for the log: codebook counts become perplexities."""
+    use = means.pop("code_use", None)
+    return means if use is None else means | diagnostics.code_metrics(use)
+
+
+def _whole_set_metrics(outputs):
+    if not outputs:
+        return {}
+    valid = np.concatenate([v for _, v in outputs]) > 0
+    logits = np.concatenate([out["logits"] for out, _ in outputs])[valid]
+    labels = np.concatenate([out["labels"] for out, _ in outputs])[valid]
+    try:
+        return {
+            "accuracy": metrics.accuracy(logits, labels),
+            "mAP": metrics.mean_average_precision(logits, labels),
+            **metrics.chance(labels),
+        }
+    except ValueError as error:
+        raise UserError(f"evaluation failed: {error}") from error
+
+
+def _rank(held_out):
+    """What keep-best ranks by, higher is better: the loss alone ranks pre-training."""
+    return held_out.get("mAP", -held_out.get("contrastive_loss", 0.0))
+
+
+def _speed(config, steps, seconds):
+    clips = config.data.batch_size * steps / max(seconds, 1e-9)
+    speed = {"clips_per_s": clips, "audio_hours_per_s": clips * config.data.clip_s / 3600}
+    peak = flops.peak_flops()
+    if peak:
+        speed["mfu"] = flops.train_step_flops(config) * steps / seconds / peak
+    return speed
+
+
+def _check_health(config, state, record, step, log):
+    """Warns of collapse and of skipped steps; stops when nothing is finite any more."""
+    skipped = int(state.skipped)
+    if skipped >= config.train.max_nonfinite_steps:
+        raise UserError(
+            f"loss or gradients have not been finite for {skipped} steps (now step {step}); the "
+            f"parameters are those before it: lower --config.optimizer.learning_rate, "
+            f"or look for broken audio, and start in another --workdir"
+        )
+    if config.task == "pretrain" and step > 0.2 * config.train.num_steps:
+        watched = ("target_deviation", "code_perplexity", "finite")
+        for problem in diagnostics.problems(config, record, watched):
+            log.warn(problem)

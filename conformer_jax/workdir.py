@@ -1,0 +1,69 @@
+"""The folder of a run: whose it is, and the config that it was begun with."""
+
+import json
+import pathlib
+
+from conformer_jax.errors import UserError
+
+# What may change between a run and its continuation: nothing that enters the parameters.
+_MAY_CHANGE = (
+    "checkpoint.",
+    "sharding.",
+    "compare_with_scratch",
+    "data.loader",
+    "data.max_bad_share",
+    "data.prefetch",
+    "data.workers",
+    "train.log_every",
+    "train.max_nonfinite_steps",
+)
+
+
+def claim(workdir, config) -> pathlib.Path:
+    """Makes the folder, or checks that it holds this config's run; writes `config.json`.
+
+    Raises:
+      UserError: the folder holds another config's run (the fields are named), or cannot be
+        written.
+    """
+    path = pathlib.Path(workdir)
+    file = path / "config.json"
+    wanted = json.loads(json.dumps(config.to_dict()))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            _compare(json.loads(file.read_text()), wanted, path)
+        else:
+            file.write_text(json.dumps(wanted, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): choose another --workdir") from error
+    return path
+
+
+def differing_fields(saved: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """'field: saved -> wanted' of every field that differs, in order."""
+    result = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        old, new = saved.get(name, "absent"), wanted.get(name, "absent")
+        if isinstance(old, dict) and isinstance(new, dict):
+            result += differing_fields(old, new, f"{prefix}{name}.")
+        elif old != new:
+            result.append(f"{prefix}{name}: {_short(old)} -> {_short(new)}")
+    return result
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _compare(saved, wanted, path):
+    fields = [f for f in differing_fields(saved, wanted) if not f.startswith(_MAY_CHANGE)]
+    if fields:
+        more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+        raise UserError(
+            f"{path} holds a run of another config ({'; '.join(fields[:4])}{more}): "
+            f"choose another --workdir, or delete it to start again"
+        )

@@ -1,0 +1,105 @@
+"""Batches are a function of (seed, step): epochs, hosts, crops, few labels."""
+
+import numpy as np
+import pytest
+
+from conformer_jax.data import sampling
+from conformer_jax.data.audio import DataError
+
+
+def indices_of(seed, steps, batch_size, n):
+    batches = [sampling.train_batch(seed, step, batch_size, n)[0] for step in steps]
+    return np.concatenate(batches)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n"), [(4, 20), (7, 20), (32, 5), (3, 1), (1, 9), (2**12, 300)]
+)
+def test_each_epoch_sees_every_example_once(batch_size, n):
+    steps = -(-6 * n // batch_size)
+    seen = indices_of(0, range(steps), batch_size, n)
+    for epoch in range(6):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+def test_epochs_and_seeds_differ_in_order():
+    a, b = indices_of(0, range(2), 100, 100).reshape(2, 100)
+    assert (a != b).any()
+    assert (indices_of(1, range(1), 100, 100) != a).any()
+
+
+def test_a_step_does_not_depend_on_the_steps_before():
+    late = sampling.train_batch(3, 17, 8, 30)
+    for step in range(17):
+        sampling.train_batch(3, step, 8, 30)
+    again = sampling.train_batch(3, 17, 8, 30)
+    np.testing.assert_array_equal(late[0], again[0])
+    np.testing.assert_array_equal(late[1], again[1])
+
+
+def test_the_stream_is_frozen():
+    """These numbers are what a run that resumes with a newer version must get again."""
+    indices, positions = sampling.train_batch(0, 2, 4, 10)
+    expected = [0.9863776640469563, 0.3797549478660399, 0.41565444407401886, 0.8757451920397904]
+    assert indices.dtype == np.int64
+    assert indices.tolist() == [6, 7, 0, 1]
+    np.testing.assert_allclose(positions, expected, rtol=0, atol=1e-15)
+
+
+def test_positions_are_uniform_and_new_every_step():
+    positions = np.stack([sampling.train_batch(0, step, 64, 64)[1] for step in range(100)])
+    assert positions.min() >= 0
+    assert positions.max() < 1
+    assert len(np.unique(positions)) == positions.size
+    counts = np.histogram(positions, bins=10, range=(0, 1))[0]
+    assert abs(counts - 640).max() < 120  # 5 deviations
+
+
+def test_large_corpora_negative_seeds_and_late_steps():
+    indices, _ = sampling.train_batch(-1, 10**9, 32, 100_003)
+    assert indices.min() >= 0
+    assert indices.max() < 100_003
+
+
+def test_eval_batches_cover_the_set_in_order():
+    n = sampling.num_eval_batches(4, 10)
+    assert n == 3
+    batches = [sampling.eval_batch(step, 4, 10) for step in range(n)]
+    indices = np.concatenate([b[0] for b in batches])
+    valid = np.concatenate([b[1] for b in batches])
+    assert indices[valid].tolist() == list(range(10))
+    assert indices[~valid].tolist() == [0, 0]
+    assert sampling.num_eval_batches(5, 10) == 2
+    assert sampling.num_eval_batches(5, 0) == 0
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 4])
+def test_host_slices_make_up_the_batch(num_hosts):
+    rows = np.arange(8)
+    parts = [rows[sampling.host_slice(8, host, num_hosts)] for host in range(num_hosts)]
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
+def test_host_slice_names_the_field_to_change():
+    with pytest.raises(DataError, match=r"batch of 6 clips .* 4 hosts.*config.data.batch_size"):
+        sampling.host_slice(6, 0, 4)
+
+
+def test_few_labels_counts_per_class_and_nests():
+    labels = [(i % 3,) for i in range(60)] + [(3,)]
+    small, large = (sampling.few_labels(labels, 4, k, seed=0) for k in (2, 5))
+    assert np.bincount([labels[i][0] for i in small]).tolist() == [2, 2, 2, 1]
+    assert np.bincount([labels[i][0] for i in large]).tolist() == [5, 5, 5, 1]
+    assert set(small) <= set(large)
+    assert (np.diff(large) > 0).all()
+    other = sampling.few_labels(labels, 4, 5, seed=1)
+    assert set(other) != set(large)
+
+
+def test_few_labels_with_several_labels_a_clip():
+    labels = [(0, 1), (0,), (1, 2), (2,), ()] * 10
+    kept = sampling.few_labels(labels, 3, 4, seed=0)
+    counts = np.bincount([c for i in kept for c in labels[i]], minlength=3)
+    assert (counts >= 4).all()
+    assert len(kept) <= 12
+    assert all(labels[i] for i in kept)
