@@ -51,8 +51,8 @@ def tiny(config):
     config.compare_with_scratch = True
     config.augment.update(mixup_alpha=0.5, time_masks=2, freq_masks=2)
     config.optimizer.learning_rate = 5e-4
-    config.train.update(num_steps=1000, log_every=20, eval_every=500)
-    config.checkpoint.every_steps = 500
+    config.train.update(num_steps=600, log_every=20, eval_every=200)
+    config.checkpoint.every_steps = 200
 
 
 def small(config):

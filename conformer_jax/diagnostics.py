@@ -18,8 +18,11 @@ class Range:
     advice: str
 
 
-def healthy_ranges(config) -> dict[str, Range]:
-    """Metric name -> range, for a pre-training config."""
+def healthy_ranges(config, chance: float) -> dict[str, Range]:
+    """Metric name -> range, for a pre-training config.
+
+    `chance` is the accuracy of guessing (the metric `chance_accuracy`).
+    """
     distractors = config.wav2vec2.num_distractors
     ranges = {
         "contrastive_loss": Range(
@@ -28,7 +31,7 @@ def healthy_ranges(config) -> dict[str, Range]:
             "the loss is still near chance: train longer, or raise optimizer.learning_rate",
         ),
         "contrastive_accuracy": Range(
-            3.0 / (1 + distractors),
+            2.0 * chance,
             0.97,
             "near 0 nothing is learned yet, near 1 the task is too easy: then raise "
             "masking.span_length or check the audio for silence",
@@ -84,7 +87,7 @@ def problems(config, record: dict, metrics=None) -> list[str]:
       metrics: only look at these.
     """
     found = []
-    for name, healthy in healthy_ranges(config).items():
+    for name, healthy in healthy_ranges(config, record["chance_accuracy"]).items():
         value = record.get(name)
         if value is None or (metrics is not None and name not in metrics):
             continue
@@ -103,11 +106,11 @@ def summary(config, train: dict, held_out: dict) -> str:
       config: of the run.
       train: last logged record; held_out: last evaluation.
     """
-    distractors = config.wav2vec2.num_distractors
+    guess = math.log(1 + config.wav2vec2.num_distractors)
     lines = [
         f"held-out contrastive accuracy {held_out['contrastive_accuracy']:.3f} (chance "
-        f"{1 / (1 + distractors):.3f}), loss {held_out['contrastive_loss']:.3f} (chance "
-        f"{math.log(1 + distractors):.3f}); targets spread {held_out['target_deviation']:.2f} of 1"
+        f"{held_out['chance_accuracy']:.3f}), loss {held_out['contrastive_loss']:.3f} (chance "
+        f"{guess:.3f}); targets spread {held_out['target_deviation']:.2f} of 1"
     ]
     if "code_perplexity" in held_out:
         used = min(value for name, value in held_out.items() if name.startswith("code_used_"))

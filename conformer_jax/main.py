@@ -22,8 +22,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, print what it i
 
 def main(argv):
     """Runs the config; a user's mistake ends in one line and exit code 1."""
-    from conformer_jax import dry_run, run
-    from conformer_jax.data.sources import DataError
+    from conformer_jax import dry_run, host_memory, run
     from conformer_jax.errors import UserError
 
     if len(argv) > 1:
@@ -31,11 +30,12 @@ def main(argv):
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for noisy in ("absl", "orbax", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    host_memory.keep_freed_memory()
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", config.name)
     try:
         closing = dry_run.describe(config) if DRY_RUN.value else run.run(config, workdir)
-    except (UserError, DataError) as error:
+    except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail(f"interrupted: the same command goes on from the last checkpoint in {workdir}", 130)

@@ -74,6 +74,7 @@ def _forward(train_state, params, batch, key, *, train):
     pairs = {
         "contrastive_loss": contrastive,
         "contrastive_accuracy": metrics.weighted(correct.astype(jnp.float32), weights),
+        "chance_accuracy": metrics.weighted(_chance(out.weights, out.negatives.shape[-1]), weights),
         "similarity_positive": metrics.weighted(similarity[..., 0], weights),
         "similarity_negative": metrics.weighted(similarity[..., 1:], finite),
         "target_deviation": metrics.single(_spread(out.targets, weights)),
@@ -89,6 +90,16 @@ def _forward(train_state, params, batch, key, *, train):
             "code_use": ((one_hot * weights[..., None, None]).sum((0, 1)), weights.sum()),
         }
     return loss, pairs | {"loss": metrics.single(loss)}
+
+
+def _chance(masked, num_distractors):
+    """[B, M]: accuracy of guessing, 1 / (1 + distinct distractors expected).
+
+    A clip has only as many distractors as other masked tokens, however often each is drawn.
+    """
+    others = jnp.maximum(masked.sum(-1, keepdims=True) - 1.0, 1.0)
+    distinct = others * (1.0 - (1.0 - 1.0 / others) ** num_distractors)
+    return jnp.broadcast_to(1.0 / (1.0 + distinct), masked.shape)
 
 
 def _spread(targets, weights):

@@ -4,8 +4,6 @@ import logging
 import pathlib
 
 from conformer_jax import diagnostics, train
-from conformer_jax.data.sources import DataError
-from conformer_jax.errors import UserError
 
 
 def run(config, workdir) -> str:
@@ -14,12 +12,7 @@ def run(config, workdir) -> str:
     Raises:
       UserError: anything that the user can mend.
     """
-    try:
-        return (
-            _pretrain(config, workdir) if config.task == "pretrain" else _finetune(config, workdir)
-        )
-    except DataError as error:
-        raise UserError(str(error)) from error
+    return _pretrain(config, workdir) if config.task == "pretrain" else _finetune(config, workdir)
 
 
 def _pretrain(config, workdir):

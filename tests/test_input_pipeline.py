@@ -189,7 +189,7 @@ def test_what_a_row_holds(loader):
     assert first["labels"].tolist() == [0, 1, 0, 0]
     for row, i in ((0, 0), (1, 1), (3, 3)):
         n = first["num_samples"][row]
-        assert (first["audio"][row, :n] == np.rint(32767 * ((i + 1) / 1000 + 0.05))).all()
+        assert (first["audio"][row, :n] == np.rint(32768 * ((i + 1) / 1000 + 0.05))).all()
         assert not first["audio"][row, n:].any()
     assert not first["audio"][2].any()
     assert second["valid"].tolist() == [1, 1, 0, 0]
@@ -217,7 +217,7 @@ def test_loud_samples_are_clipped_and_unlabelled_rows_left_out():
 
     report = report_of()
     batch = host_loader.example_batch(Loud(), [0, 1], None, [True, True], 8, False, report)
-    assert batch["audio"][0].tolist() == [0, 32767, -32767, 32767, -32767, 16384, 0, 0]
+    assert batch["audio"][0].tolist() == [0, 32767, -32768, 32767, -32768, 16384, 0, 0]
     assert batch["valid"].tolist() == [1, 0]
     assert report.num_bad == 1
 
@@ -316,20 +316,21 @@ assert not {"jax", "conformer_jax.data.input_pipeline"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("ending", "code"), [("", 0), ("raise SystemExit(3)", 3)])
-@LOADERS
-def test_a_process_may_exit_with_open_iterators(loader, ending, code):
+def test_a_process_may_fail_with_an_open_tf_iterator():
+    """Without care TensorFlow's threads turn the exit into an abort, or hang it."""
     script = f"""
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, "."]
 from test_input_pipeline import *
-batches = {loader.__name__.split(".")[-1]}.train_batches(Ramps(), config_of(), 0, report_of())
+batches = input_pipeline.train_batches(Ramps(), config_of(), 0, report_of())
 next(batches)
-{ending}
+1 / 0
 """
     root = Path(host_loader.__file__).parents[2]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+        command, cwd=root, capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "ZeroDivisionError" in done.stderr
     assert "terminate" not in done.stderr

@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from conformer_jax.errors import UserError
+
 # An MP3 frame borrows bits from earlier frames: after a seek the first ones decode wrongly, so
 # decoding starts this many samples early and throws them away.
 _MP3_LEAD = 12 * 1152
@@ -27,7 +29,7 @@ class BadAudio(Exception):
     """One file cannot be used; `str(e)` is the reason in a few plain words."""
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A problem for the user; `str(e)` is one line naming the file or field and the mend."""
 
 

@@ -2,7 +2,7 @@
 
 A batch is a dict of numpy arrays (B rows of this host, N = clip_s * sample_rate samples):
 
-  audio        int16 [B, N]      round(32767 x), clipped beyond +-1; zeros after the end
+  audio        int16 [B, N]      round(32768 x), clipped to the int16 range; zeros after the end
   num_samples  int32 [B]         real samples of each row
   valid        float32 [B]       1; 0 for bad audio and for what fills the last eval batch
   index        int32 [B]         the example's index in the source
@@ -132,7 +132,7 @@ def read_example(source, index, position, valid, num_samples, multi_label, repor
         report.bad(source.example_id(index), str(e), len(source))
         return row
     report.ok(source.example_id(index))
-    row["audio"][: len(audio)] = np.rint(np.clip(audio, -1, 1) * np.float32(32767))
+    row["audio"][: len(audio)] = np.clip(np.rint(audio * np.float32(32768)), -32768, 32767)
     row["num_samples"] = np.int32(len(audio))
     row["valid"] = np.float32(1)
     row["index"] = np.int32(index)

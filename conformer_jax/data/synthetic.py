@@ -43,13 +43,14 @@ class _Scene(NamedTuple):
 
 
 def _stretch(scene: _Scene, control: np.ndarray) -> np.ndarray:
-    """Linear interpolation from control points [T] to samples [N]."""
+    """Linear interpolation from control points [T] to samples [N], of the same type."""
     ramp = np.arange(scene.hop) / scene.hop
     lines = control[:-1, None] + np.diff(control)[:, None] * ramp.astype(control.dtype)
     return lines.ravel()[: scene.size]
 
 
 def _level(scene: _Scene, control: np.ndarray) -> np.ndarray:
+    """A control curve [T] as a gain [N], float32."""
     return _stretch(scene, np.asarray(control, np.float32))
 
 
@@ -73,9 +74,13 @@ def _onsets(scene: _Scene, period: float, jitter: float, group: int = 1, pause: 
 
 
 def _progress(scene: _Scene, onsets: np.ndarray, lengths) -> tuple[np.ndarray, np.ndarray]:
-    """For each control time, the latest event and the share of its length (s) gone by: [T], [T]."""
+    """For each control time, the latest event and the share of its length (s) gone by: [T], [T].
+
+    An event ends where the next begins, at the latest.
+    """
     event = np.maximum(np.searchsorted(onsets, scene.times, "right") - 1, 0)
-    return event, (scene.times - onsets[event]) / np.broadcast_to(lengths, onsets.shape)[event]
+    lengths = np.minimum(lengths, np.diff(onsets, append=np.inf))
+    return event, (scene.times - onsets[event]) / lengths[event]
 
 
 def _arc(progress: np.ndarray, attack: float, bend: float) -> np.ndarray:
@@ -86,11 +91,10 @@ def _arc(progress: np.ndarray, attack: float, bend: float) -> np.ndarray:
 
 def _band(scene: _Scene, low: float, high: float, slope: float) -> np.ndarray:
     """Amplitude response [N // 2 + 1]: passes low..high (Hz), falls by f ** -slope in between."""
-    freqs = np.arange(1, scene.size // 2 + 2, dtype=np.float32) * np.float32(
-        scene.rate / scene.size
-    )
-    response = 1 / ((1 + (low / freqs) ** 4) * (1 + (freqs / np.float32(high)) ** 4))
-    return response * freqs ** np.float32(-slope) if slope else response
+    freqs = np.arange(1, scene.size // 2 + 2, dtype=np.float32) * (scene.rate / scene.size)
+    below, above = np.square(float(low) / freqs), np.square(freqs / float(high))
+    response = 1 / ((1 + np.square(below)) * (1 + np.square(above)))
+    return response * freqs ** -float(slope) if slope else response
 
 
 def _noise(scene: _Scene, low: float, high: float, slope: float = 0.0) -> np.ndarray:
@@ -146,12 +150,13 @@ def _strike(scene: _Scene, onsets, freqs, decays, spread: float = 0.3) -> np.nda
 
 
 def _unit(sound: np.ndarray) -> np.ndarray:
+    """The sound at a root mean square of 1."""
     return sound / np.float32(np.sqrt(np.mean(np.square(sound))) + 1e-9)
 
 
 def engine(s: _Scene) -> np.ndarray:
     """Firing cylinders: a rough low tone whose speed wanders, and noise in its rhythm."""
-    pitch = s.log(20, 110) * 2 ** (s.rng.uniform(0.05, 0.6) * _drift(s, s.log(0.3, 1.5)))
+    pitch = s.log(25, 90) * 2 ** (s.rng.uniform(0.05, 0.6) * _drift(s, s.log(0.3, 1.5)))
     tone = _tone(s, pitch, s.rng.uniform(0.2, 1.2))
     return tone + s.log(0.1, 0.8) * tone * _noise(s, s.log(80, 400), s.log(800, 5000))
 
@@ -167,11 +172,11 @@ def helicopter(s: _Scene) -> np.ndarray:
 
 def siren(s: _Scene) -> np.ndarray:
     """A tone that sweeps, or steps between two pitches, without a break."""
-    turns = s.times / s.log(0.25, 4.0) + s.rng.random()
+    turns = s.times / s.log(0.3, 2.5) + s.rng.random()
     sine, triangle = np.sin(2 * np.pi * turns), 4 * np.abs(turns % 1 - 0.5) - 1
     sweep = (sine, triangle, np.tanh(8 * sine))[s.rng.integers(3)]
-    pitch = s.log(500, 1600) * 2 ** (s.rng.uniform(0.15, 0.5) * sweep)
-    return _tone(s, pitch, s.rng.uniform(0.8, 3), 8) * _level(s, 1 + 0.5 * _drift(s, 0.5))
+    pitch = s.log(600, 1300) * 2 ** (s.rng.uniform(0.15, 0.5) * sweep)
+    return _tone(s, pitch, s.rng.uniform(1, 2.5), 8) * _level(s, 1 + 0.5 * _drift(s, 0.5))
 
 
 def alarm(s: _Scene) -> np.ndarray:
@@ -179,18 +184,18 @@ def alarm(s: _Scene) -> np.ndarray:
     period = s.log(0.12, 0.9)
     onsets = _onsets(s, period, 0.0, s.rng.integers(1, 5), s.rng.choice([0, 1]) * s.log(0.2, 1))
     _, progress = _progress(s, onsets, period * s.rng.uniform(0.3, 0.8))
-    pitch = s.log(500, 3500) * np.ones(len(progress))
-    return _tone(s, pitch, s.rng.uniform(0.8, 3), 8) * _level(s, _arc(progress, 0.05, 0.1))
+    pitch = s.log(1000, 3000) * np.ones(len(progress))
+    return _tone(s, pitch, s.rng.uniform(0.8, 2), 8) * _level(s, _arc(progress, 0.05, 0.1))
 
 
 def whistle(s: _Scene) -> np.ndarray:
     """Whistled notes: almost pure, gliding, with vibrato and breath."""
-    onsets = _onsets(s, s.log(0.35, 2.0), 0.3)
+    onsets = _onsets(s, s.log(0.4, 1.5), 0.3)
     event, progress = _progress(s, onsets, s.log(0.25, 1.5, len(onsets)))
     note = s.rng.uniform(-0.35, 0.35, (2, len(onsets)))[:, event]
     vibrato = s.log(0.002, 0.04) * np.sin(2 * np.pi * s.log(4, 8) * s.times)
-    pitch = s.log(600, 2800) * 2 ** (note[0] + note[1] * np.clip(progress, 0, 1) + vibrato)
-    sound = _tone(s, pitch, 3.5, 4) + s.log(0.02, 0.3) * _noise(s, 800, 4000)
+    pitch = s.log(900, 2200) * 2 ** (note[0] + note[1] * np.clip(progress, 0, 1) + vibrato)
+    sound = _tone(s, pitch, 3.5, 4) + s.log(0.05, 0.3) * _noise(s, 800, 4000)
     return sound * _level(s, _arc(progress, s.rng.uniform(0.05, 0.4), 0.5))
 
 
@@ -199,7 +204,7 @@ def bird_chirp(s: _Scene) -> np.ndarray:
     onsets = _onsets(s, s.log(0.06, 0.25), 0.15, s.rng.integers(2, 12), s.log(0.3, 1.5))
     event, progress = _progress(s, onsets, s.log(0.03, 0.12))
     form = s.rng.uniform(-0.6, 0.6) * progress + s.rng.uniform(-0.5, 0.5) * progress**2
-    pitch = s.log(1500, 5500) * 2 ** (np.clip(form, -1, 1) + 0.15 * _drift(s, 2))
+    pitch = s.log(2200, 4500) * 2 ** (np.clip(form, -1, 1) + 0.15 * _drift(s, 2))
     gains = s.log(0.3, 1, len(onsets))[event]
     return _tone(s, pitch, 2, 3) * _level(s, gains * _arc(progress, 0.3, 1))
 
@@ -211,7 +216,7 @@ def crickets(s: _Scene) -> np.ndarray:
         pulses = _arc(s.times * s.log(14, 60) % 1, 0.4, 1)
         chirp = _arc(s.times / s.log(0.25, 1.5) % 1 / s.rng.uniform(0.2, 0.7), 0.1, 0.3)
         chirp = chirp if s.rng.random() < 0.6 else 1 + 0.3 * _drift(s, 1)
-        tone = _tone(s, s.log(2000, 6500) + 40 * _drift(s, 5), 3, 2)
+        tone = _tone(s, s.log(3000, 6000) + 40 * _drift(s, 5), 3, 2)
         sound = sound + s.log(0.3, 1) * tone * _level(s, pulses * chirp)
     return sound
 
@@ -225,7 +230,7 @@ def rain(s: _Scene) -> np.ndarray:
 
 def wind(s: _Scene) -> np.ndarray:
     """Gusts: noise that gets brighter as it swells, at no fixed pace."""
-    gust = np.exp(s.rng.uniform(0.7, 1.6) * (_drift(s, s.log(0.4, 2)) + 0.3 * _drift(s, 6)))
+    gust = np.exp(s.rng.uniform(0.7, 1.6) * (_drift(s, s.log(0.5, 2)) + 0.3 * _drift(s, 6)))
     low = _noise(s, 30, s.log(150, 800), s.rng.uniform(0, 0.8))
     high = _noise(s, s.log(300, 1500), s.log(1000, 6000))
     return low * _level(s, gust) + s.log(0.05, 0.6) * high * _level(s, gust**2)
@@ -245,8 +250,8 @@ def sea_waves(s: _Scene) -> np.ndarray:
 def clock_tick(s: _Scene) -> np.ndarray:
     """Even, short, dry clicks: tick and tock differ in strength."""
     onsets = _onsets(s, s.log(0.2, 1.0), 0.01)
-    freqs, tock = s.log(s.log(400, 2500), 7000, 6), s.log(0.3, 1)
-    tick = _strike(s, onsets[::2], freqs, s.log(0.002, 0.015, 6), 0.1)
+    freqs, tock = s.log(s.log(1500, 3000), 7500, 8), s.log(0.3, 1)
+    tick = _strike(s, onsets[::2], freqs, s.log(0.002, 0.012, 8), 0.1)
     if len(onsets) < 2:
         return tick
     return tick + tock * _strike(
@@ -257,19 +262,19 @@ def clock_tick(s: _Scene) -> np.ndarray:
 def knock(s: _Scene) -> np.ndarray:
     """Groups of 2 to 6 raps on wood or metal, then a pause."""
     onsets = _onsets(s, s.log(0.1, 0.35), 0.12, s.rng.integers(2, 7), s.log(0.5, 1.6))
-    return _strike(s, onsets, s.log(s.log(120, 900), 4500, 8), s.log(0.005, 0.05, 8), 0.25)
+    return _strike(s, onsets, s.log(s.log(150, 450), 3000, 8), s.log(0.008, 0.05, 8), 0.25)
 
 
 def footsteps(s: _Scene) -> np.ndarray:
     """A gait: heel, then the sole's scrape, near-even and never twice the same."""
     onsets = _onsets(s, s.log(0.28, 0.8), 0.08)
-    heel = _strike(s, onsets, s.log(s.log(80, 500), 3500, 8), s.log(0.004, 0.03, 8), 0.6)
+    heel = _strike(s, onsets, s.log(s.log(70, 200), 1500, 8), s.log(0.004, 0.03, 8), 0.6)
     gains = s.log(0.4, 1, len(onsets))
     event, scrape = _progress(s, onsets + s.rng.uniform(0.02, 0.1), s.log(0.05, 0.2))
-    sole = _noise(s, s.log(200, 1500), s.log(2000, 8000)) * _level(
+    sole = _noise(s, s.log(500, 1500), s.log(2500, 8000)) * _level(
         s, gains[event] * _arc(scrape, 0.4, 1)
     )
-    return heel + s.log(0.2, 2) * _unit(sole)
+    return heel + s.log(0.3, 1.5) * _unit(sole)
 
 
 def dog_bark(s: _Scene) -> np.ndarray:
@@ -277,7 +282,7 @@ def dog_bark(s: _Scene) -> np.ndarray:
     onsets = _onsets(s, s.log(0.2, 0.6), 0.2, s.rng.integers(1, 5), s.log(0.3, 1.5))
     event, progress = _progress(s, onsets, s.log(0.1, 0.3))
     arch = s.rng.uniform(0.2, 0.8) * np.sin(np.pi * np.clip(progress, 0, 1))
-    tone = _tone(s, s.log(180, 900) * 2 ** (arch + 0.1 * _drift(s, 3)), s.rng.uniform(0.3, 1.2), 16)
+    tone = _tone(s, s.log(250, 700) * 2 ** (arch + 0.1 * _drift(s, 3)), s.rng.uniform(0.3, 1.2), 16)
     breath = _noise(s, s.log(300, 900), s.log(1500, 5000))
     gains = s.log(0.4, 1, len(onsets))[event]
     return (tone + s.log(0.2, 1) * breath) * _level(s, gains * _arc(progress, 0.15, 1))
@@ -287,7 +292,7 @@ def bell(s: _Scene) -> np.ndarray:
     """Struck bell: inharmonic partials, the lower the longer."""
     onsets = _onsets(s, s.log(0.4, 3), s.rng.choice([0.02, 0.4]))
     ratios = np.array([0.5, 1, 1.2, 1.5, 2, 2.5, 2.67, 3, 4.1]) * s.log(0.93, 1.07, 9)
-    return _strike(s, onsets[:6], s.log(250, 1700) * ratios, s.log(0.15, 1.5) / ratios, 0.2)
+    return _strike(s, onsets[:6], s.log(350, 900) * ratios, s.log(0.3, 1.5) / ratios, 0.2)
 
 
 def glass_break(s: _Scene) -> np.ndarray:
@@ -305,9 +310,9 @@ def glass_break(s: _Scene) -> np.ndarray:
 
 def water_drops(s: _Scene) -> np.ndarray:
     """Drops into water: short bubbles whose pitch rises, at uneven times."""
-    onsets = _onsets(s, s.log(0.12, 0.8), 0.8)
-    event, progress = _progress(s, onsets, s.log(0.03, 0.15))
-    base = s.log(400, 2000) * s.log(0.6, 1.6, len(onsets))[event]
+    onsets = _onsets(s, s.log(0.12, 0.6), 0.8)
+    event, progress = _progress(s, onsets, s.log(0.03, 0.1))
+    base = s.log(500, 1300) * s.log(0.6, 1.6, len(onsets))[event]
     pitch = base * 2 ** (s.rng.uniform(0.3, 1.2) * np.clip(progress, 0, 1))
     gains = s.log(0.15, 1, len(onsets))[event]
     return _tone(s, pitch, 3, 3) * _level(s, gains * _arc(progress, 0.08, 2))
@@ -316,11 +321,11 @@ def water_drops(s: _Scene) -> np.ndarray:
 def thunder(s: _Scene) -> np.ndarray:
     """A crack, then rolls of low rumble that die away."""
     first = s.rng.uniform(0, s.size / s.rate / 3)
-    claps = np.sort(np.append(first, first + s.rng.exponential(0.8, 6)))
+    claps = np.sort(np.append(first, first + s.rng.exponential(1.2, 6)))
     event, roll = _progress(s, claps, s.log(0.8, 4, 7))
-    level = _arc(roll, 0.03, 2) * (s.log(0.2, 1, 7) * np.exp(-0.15 * np.arange(7)))[event]
+    level = _arc(roll, 0.03, 1.2) * (s.log(0.3, 1, 7) * np.exp(-0.15 * np.arange(7)))[event]
     _, crack = _progress(s, claps[:2], s.log(0.2, 1.2))
-    rumble = _noise(s, 25, s.log(100, 500), 0.4) * _level(s, level * (1 + 0.6 * _drift(s, 12)))
+    rumble = _noise(s, 25, s.log(150, 700), 0.2) * _level(s, level * (1 + 0.6 * _drift(s, 12)))
     return rumble + s.log(0.1, 1) * _noise(s, 100, s.log(800, 5000)) * _level(
         s, _arc(crack, 0.02, 3)
     )
@@ -328,8 +333,8 @@ def thunder(s: _Scene) -> np.ndarray:
 
 def handsaw(s: _Scene) -> np.ndarray:
     """Strokes to and fro: rough noise that swells with each, the two ways unlike."""
-    stroke = _onsets(s, s.log(0.18, 0.6), 0.06)
-    event, progress = _progress(s, stroke, np.median(np.diff(stroke)) * s.rng.uniform(0.7, 0.95))
+    period = s.log(0.18, 0.6)
+    event, progress = _progress(s, _onsets(s, period, 0.06), period * s.rng.uniform(0.7, 0.95))
     teeth = 1 + s.rng.uniform(0, 0.8) * np.sin(2 * np.pi * s.log(30, 120) * s.times)
     level = _arc(progress, s.rng.uniform(0.2, 0.7), 0.7) * teeth
     low, high = s.log(200, 2000, 2), s.log(2500, 8000, 2)
@@ -342,7 +347,7 @@ def handsaw(s: _Scene) -> np.ndarray:
 def applause(s: _Scene) -> np.ndarray:
     """A crowd of claps, sparse to dense, that swells and tires."""
     level = _level(s, np.exp(s.rng.uniform(0, 1.2) * _drift(s, 0.4)))
-    return _crackle(s, int(s.log(60, 1500)), s.log(300, 1500), s.log(1200, 5000), level)
+    return _crackle(s, int(s.log(150, 1500)), s.log(400, 1200), s.log(1500, 4000), level)
 
 
 _CLASSES = (
@@ -389,12 +394,12 @@ def _room(scene: _Scene, sound: np.ndarray) -> np.ndarray:
     The filter is circular: what rings past the end of the clip returns, faint, at its start.
     """
     rng, num = scene.rng, min(scene.size, scene.rate * 2 // 5)
-    decay = np.exp(-np.arange(num, dtype=np.float32) / (scene.log(0.01, 0.08) * scene.rate))
+    decay = np.exp(-np.arange(num, dtype=np.float32) / (scene.log(0.01, 0.06) * scene.rate))
     response = rng.standard_normal(num, np.float32) * decay
-    response *= np.float32(scene.log(0.03, 0.8) / np.sqrt(np.sum(response**2)))
+    response *= np.float32(scene.log(0.03, 0.5) / np.sqrt(np.sum(response**2)))
     response[0] = 1
-    response[int(scene.log(0.0005, 0.02) * scene.rate) % num] += rng.uniform(-0.7, 0.7)
-    band = _band(scene, scene.log(20, 200), scene.log(3000, 12000), rng.uniform(-0.4, 0.4))
+    response[int(scene.log(0.0005, 0.02) * scene.rate) % num] += rng.uniform(-0.5, 0.5)
+    band = _band(scene, scene.log(20, 120), scene.log(4000, 12000), rng.uniform(-0.2, 0.2))
     return np.fft.irfft(np.fft.rfft(sound) * np.fft.rfft(response, scene.size) * band, scene.size)
 
 
@@ -412,7 +417,7 @@ def render_clip(
 
     The classes' levels lie within 10 dB of one another; the background's lies below their sum by
     an SNR drawn from `snr_db` (dB), levels being measured where the events sound. The peak is
-    drawn from -24 to -1 dB of full scale.
+    drawn from -13 to -1 dB of full scale.
 
     Returns:
         Audio, float32 [N], multiples of 2 ** -15 in [-1, 1], and the sorted labels. Hosts draw
@@ -429,11 +434,11 @@ def render_clip(
         sound = _CLASSES[label](scene)
         events += sound * np.float32(scene.log(10**-0.5, 1) / _active_level(scene, sound))
     events = _room(scene, events)
-    background = _noise(scene, 20, sample_rate, scene.rng.uniform(0, 1))
+    background = _noise(scene, 20, sample_rate, scene.rng.uniform(0.3, 0.8))
     background *= _level(scene, np.exp(scene.rng.uniform(0, 0.5) * _drift(scene, 0.7)))
     snr = 10 ** (scene.rng.uniform(*snr_db) / 20)
     mixed = events / np.float32(_active_level(scene, events)) + _unit(background) / np.float32(snr)
-    peak = 10 ** (scene.rng.uniform(-24, -1) / 20)
+    peak = 10 ** (scene.rng.uniform(-13, -1) / 20)
     mixed *= np.float32(peak * 32768 / np.abs(mixed).max())
     return np.rint(mixed) / np.float32(32768), labels
 
