@@ -27,9 +27,9 @@ def main(argv):
 
     if len(argv) > 1:
         _fail(f"unknown argument {argv[1]!r}: flags are written --name=value")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for noisy in ("absl", "orbax", "jax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for noisy in ("absl", "asyncio", "jax", "matplotlib", "orbax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     host_memory.keep_freed_memory()
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", config.name)

@@ -39,7 +39,7 @@ def _finetune(config, workdir):
     if config.compare_with_scratch and config.init_from:
         control = result.config.copy_and_resolve_references()
         control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
-        logging.warning("now the same from scratch, for comparison")
+        logging.info("now the same from scratch, for comparison")
         scratch = train.train_and_evaluate(
             control, pathlib.Path(workdir) / "scratch", result.program
         )

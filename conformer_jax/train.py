@@ -80,6 +80,8 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 state = state.replace(ema=jax.tree.map(jax.numpy.copy, params))
             logging.info("encoder taken from %s, step %d", config.init_from, from_step)
     start_step = int(state.step)
+    if start_step:
+        logging.info("going on from step %d of %s", start_step, workdir)
 
     def evaluate():
         """Metrics over the whole held-out set."""
@@ -100,10 +102,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     log = progress.Log(config, workdir, start_step, active=host == 0)
     try:
         window, clock = None, time.perf_counter()
+        compiling = True  # the first window holds the compilation and tells no speed
         for step in range(start_step, num_steps + 1):
             last = step == num_steps
-            save = last or (step > start_step and step % config.checkpoint.every_steps == 0)
-            if save or (step > start_step and step % config.train.eval_every == 0):
+            if last and step == start_step and log.last("eval"):
+                held_out = log.last("eval")  # finished already
+                break
+            save = last or (step > start_step and _due(step, config.checkpoint.every_steps))
+            if save or (step > start_step and _due(step, config.train.eval_every)):
                 paused = time.perf_counter()
                 held_out = evaluate()
                 log.write(step, "eval", held_out)
@@ -114,16 +120,18 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 break
             batch = sharding.put_batch(next(batches), place)
             state, pairs = compiled.train_step(state, batch, root_key)
+            jax.block_until_ready(window)  # of the step before: no more than two are under way
             window = metrics.add(window, pairs)
             done = step + 1
-            if done == start_step + 1 or done % config.train.log_every == 0 or done == num_steps:
+            # Saving closes a window, so that a resumed run logs the same windows.
+            due = _due(done, config.train.log_every) or _due(done, config.checkpoint.every_steps)
+            if due or done in (1, num_steps):
                 train_record = _readable(metrics.means(window))
                 now = time.perf_counter()
-                if done > start_step + 1:  # the first step is mostly compilation
-                    steps = done - max(log.step, start_step)
-                    train_record |= _speed(config, steps, now - clock)
+                if not compiling:
+                    train_record |= _speed(config, done - log.step, now - clock)
                 train_record["learning_rate"] = float(compiled.schedule(step))
-                window, clock = None, now
+                window, clock, compiling = None, now, False
                 log.write(done, "train", train_record)
                 _check_health(config, state, train_record, done, log)
             log.advance(done)
@@ -133,6 +141,10 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         log.close()
         checkpoints.close()
     return Result(train_record or log.last("train"), held_out, config, compiled)
+
+
+def _due(step, every):
+    return step % every == 0
 
 
 def prepare_data(config, workdir, report):

@@ -1,0 +1,192 @@
+"""Mixup and SpecAugment: proportions, bounds, keys, and what they must leave alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from conformer_jax import augment
+
+OFF = augment.AugmentSpec(
+    mixup_alpha=0.0, time_masks=0, time_mask_frames=20, freq_masks=0, freq_mask_bins=8
+)
+MIX = dataclasses.replace(OFF, mixup_alpha=0.5)
+SIZE, SAMPLES, CLASSES = 8, 4000, 8
+
+
+def batch_of(seed=0):
+    """Unit-power noise, one class a clip."""
+    audio = np.random.default_rng(seed).standard_normal((SIZE, SAMPLES)).astype(np.float32)
+    audio /= np.sqrt(np.square(audio).mean(-1, keepdims=True))
+    return {
+        "audio": jnp.asarray(audio),
+        "num_samples": jnp.full((SIZE,), SAMPLES),
+        "labels": jnp.eye(SIZE, CLASSES),
+        "valid": jnp.ones(SIZE),
+    }
+
+
+@jax.jit
+def mix(seed, batch):
+    return augment.mixup(jax.random.key(seed), batch, MIX)
+
+
+def test_mixed_labels_sum_to_one_and_mix_two_clips():
+    shares = []
+    for seed in range(20):
+        labels = np.asarray(mix(seed, batch_of())["labels"])
+        np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-6)
+        assert ((labels > 0).sum(-1) <= 2).all()
+        own = np.diagonal(labels)
+        assert (own >= 0.5 - 1e-6).all()  # the clip itself stays the larger part
+        shares.extend(own)
+    assert np.min(shares) < 0.6
+    assert len(np.unique(shares)) > 60  # each clip draws its own proportion
+
+
+def test_powers_mix_in_the_proportion_of_the_labels():
+    batch = batch_of()
+    out = mix(3, batch)
+    labels, audio = np.asarray(out["labels"]), np.asarray(out["audio"])
+    original = np.asarray(batch["audio"])
+    for clip in range(SIZE):
+        lam = labels[clip, clip]
+        other = int(np.delete(np.arange(SIZE), clip)[np.delete(labels[clip], clip).argmax()])
+        if lam == 1:
+            continue
+        np.testing.assert_allclose(labels[clip, other], 1 - lam, atol=1e-6)
+        # What each source adds, by projection: the sources are nearly orthogonal.
+        weights = np.linalg.lstsq(original[[clip, other]].T, audio[clip], rcond=None)[0]
+        np.testing.assert_allclose(np.square(weights), [lam, 1 - lam], atol=1e-4)
+
+
+def test_no_clip_is_mixed_with_itself():
+    """Else it would only become louder, by up to 3 dB."""
+    for seed in range(30):
+        batch = batch_of()
+        out = mix(seed, batch)
+        ratio = np.square(out["audio"]).mean(-1) / np.square(batch["audio"]).mean(-1)
+        np.testing.assert_allclose(ratio, 1, atol=0.15)
+
+
+def test_mixup_never_takes_from_a_clip_that_does_not_count():
+    batch = batch_of()
+    batch["valid"] = jnp.asarray([1.0, 0, 1, 0, 1, 1, 0, 1])
+    missing = np.flatnonzero(batch["valid"] == 0)
+    batch["audio"] = batch["audio"].at[missing].set(1e6)
+    batch["labels"] = batch["labels"].at[missing].set(jnp.nan)
+    mixed = 0
+    for seed in range(20):
+        out = mix(seed, batch)
+        real = np.asarray(batch["valid"]) > 0
+        assert np.abs(out["audio"][real]).max() < 100
+        labels = np.nan_to_num(np.asarray(out["labels"])[real], nan=-1)
+        np.testing.assert_allclose(np.maximum(labels, 0).sum(-1), 1, rtol=1e-6)
+        mixed += ((labels > 0).sum(-1) == 2).sum()
+    assert mixed > 20
+
+
+def test_the_longer_of_two_mixed_clips_gives_the_length():
+    batch = batch_of()
+    lengths = np.arange(1, SIZE + 1) * 500
+    batch["num_samples"] = jnp.asarray(lengths)
+    batch["audio"] *= np.arange(SAMPLES) < lengths[:, None]
+    grown = 0
+    for seed in range(10):
+        out = mix(seed, batch)
+        sources = np.asarray(out["labels"]) > 0
+        np.testing.assert_array_equal(out["num_samples"], (sources * lengths).max(-1))
+        grown += (np.asarray(out["num_samples"]) > lengths).sum()
+        silent = np.arange(SAMPLES) >= np.asarray(out["num_samples"])[:, None]
+        assert not np.asarray(out["audio"])[silent].any()
+    assert grown > 10
+
+
+def test_mixup_off_returns_the_batch_itself():
+    batch = batch_of()
+    assert augment.mixup(jax.random.key(0), batch, OFF) is batch
+
+
+def test_mixup_reads_int16_at_full_scale():
+    batch = batch_of()
+    whole = (np.clip(np.asarray(batch["audio"]) / 8, -1, 1) * 32767).astype(np.int16)
+    from_int = mix(1, batch | {"audio": jnp.asarray(whole)})
+    from_float = mix(1, batch | {"audio": jnp.asarray(whole / np.float32(32768))})
+    assert from_int["audio"].dtype == jnp.float32
+    np.testing.assert_allclose(from_int["audio"], from_float["audio"], atol=1e-7)
+
+
+def test_mixup_follows_its_key():
+    first, again, other = (mix(seed, batch_of()) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["audio"], again["audio"])
+    assert (first["audio"] != other["audio"]).any()
+
+
+LENGTHS = np.array([100, 60, 31, 9, 2, 1, 0])
+VALID = np.arange(100) < LENGTHS[:, None]
+
+
+def hidden_by(seed, **changes):
+    """[B, T, F] bool: what SpecAugment sets to zero."""
+    features = np.ones((len(LENGTHS), 100, 16), np.float32)
+    spec = dataclasses.replace(OFF, **changes)
+    out = augment.spec_augment(jax.random.key(seed), features, VALID, spec)
+    assert set(np.unique(out)) <= {0.0, 1.0}
+    return np.asarray(out) == 0
+
+
+def test_time_masks_are_spans_inside_the_clip_and_at_most_half_of_it():
+    longest = np.zeros(len(LENGTHS), int)
+    for seed in range(60):
+        hidden = hidden_by(seed, time_masks=1, time_mask_frames=20)
+        assert (hidden == hidden[..., :1]).all()  # whole frames
+        hidden = hidden[..., 0]
+        assert not (hidden & ~VALID).any()
+        assert (np.abs(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int))).sum(-1) <= 2).all()
+        longest = np.maximum(longest, hidden.sum(-1))
+    assert (longest <= np.minimum(20, LENGTHS // 2)).all()
+    assert longest[0] >= 18
+    assert longest[3] == 4
+
+
+def test_frequency_masks_are_bands_of_all_frames():
+    widest = 0
+    for seed in range(40):
+        hidden = hidden_by(seed, freq_masks=1, freq_mask_bins=5)
+        assert (hidden == hidden[:, :1]).all()
+        hidden = hidden[:, 0]
+        assert (np.abs(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int))).sum(-1) <= 2).all()
+        widest = max(widest, hidden.sum(-1).max())
+    assert widest == 5
+
+
+def test_masks_differ_between_clips_keys_and_repeats():
+    hidden = hidden_by(0, time_masks=2, freq_masks=2)
+    assert (hidden[0, :60] != hidden[1, :60]).any()
+    assert (hidden != hidden_by(1, time_masks=2, freq_masks=2)).any()
+    np.testing.assert_array_equal(hidden, hidden_by(0, time_masks=2, freq_masks=2))
+    once, twice = (hidden_by(5, time_masks=n)[0].sum() for n in (1, 2))
+    assert twice > once
+
+
+def test_no_masks_is_the_identity():
+    features = np.random.default_rng(0).standard_normal((2, 10, 16)).astype(np.float32)
+    out = augment.spec_augment(jax.random.key(0), features, np.ones((2, 10), bool), OFF)
+    np.testing.assert_array_equal(out, features)
+
+
+def test_the_spec_turns_seconds_into_frames():
+    config = base.get_config()
+    config.augment.time_mask_s = 0.25
+    assert augment.make_spec(config).time_mask_frames == 25
+    config.features.hop_s = 0.02
+    assert augment.make_spec(config).time_mask_frames == 12
+
+
+@pytest.mark.parametrize("name", ["time_masks", "freq_masks"])
+def test_a_mask_of_length_zero_hides_nothing(name):
+    size = {"time_masks": "time_mask_frames", "freq_masks": "freq_mask_bins"}[name]
+    assert not hidden_by(0, **{name: 3, size: 0}).any()

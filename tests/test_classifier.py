@@ -1,0 +1,67 @@
+"""The classifier: pooling, padding, clips without sound."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformer_jax.models.classifier import Classifier, pool
+from conformer_jax.models.conformer import EncoderSpec
+from conformer_jax.models.features import FeatureSpec
+
+FEATURES = FeatureSpec(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
+ENCODER = EncoderSpec(
+    feature_dim=16, width=16, num_heads=2, feed_forward_width=32, kernel_sizes=(5, 3), dropout=0.0
+)
+
+
+class Toy:
+    def __init__(self, pooling):
+        self.model = Classifier(FEATURES, ENCODER, 5, pooling=pooling, dropout=0.5)
+        init = lambda: self.model.init(
+            jax.random.key(0), jnp.zeros((1, 8000)), jnp.full((1,), 8000), train=False
+        )
+        rng = np.random.default_rng(0)
+        self.params = jax.tree.map(
+            lambda s: rng.normal(0.1, 0.4, s.shape).astype(np.float32), jax.eval_shape(init)
+        )
+        self.logits = jax.jit(lambda audio, n: self.model.apply(self.params, audio, n, train=False))
+
+
+@pytest.fixture(scope="module", params=["mean", "max"])
+def toy(request):
+    return Toy(request.param)
+
+
+def test_padding_and_garbage_change_no_logit(toy):
+    lengths = np.array([8000, 3300, 500, 1, 0], np.int32)
+    audio = np.random.default_rng(1).uniform(-0.5, 0.5, (5, 8000)).astype(np.float32)
+    silent = audio * (np.arange(8000) < lengths[:, None])
+    padded = np.asarray(toy.logits(silent, lengths))
+    assert padded.shape == (5, 5)
+    assert padded.dtype == np.float32
+    assert np.isfinite(padded).all()
+    np.testing.assert_array_equal(padded, toy.logits(audio, lengths))
+    for clip in (1, 2):
+        n = lengths[clip]
+        alone = toy.logits(audio[clip : clip + 1, :n], lengths[clip : clip + 1])
+        np.testing.assert_allclose(padded[clip], alone[0], atol=1e-5, rtol=0)
+
+
+def test_an_empty_clip_gets_the_bias_of_the_head(toy):
+    logits = toy.logits(np.ones((5, 8000), np.float32), np.zeros(5, np.int32))
+    bias = toy.params["params"]["head"]["bias"]
+    np.testing.assert_allclose(logits, np.broadcast_to(bias, (5, 5)), atol=1e-6)
+
+
+def test_pooling_takes_valid_tokens_only():
+    x = jnp.asarray([[[1.0, -4.0], [3.0, -2.0], [100.0, 100.0]], [[5.0, 5.0]] * 3])
+    valid = jnp.asarray([[True, True, False], [False, False, False]])
+    np.testing.assert_allclose(pool(x, valid, "mean"), [[2.0, -3.0], [0.0, 0.0]])
+    np.testing.assert_allclose(pool(x, valid, "max"), [[3.0, -2.0], [0.0, 0.0]])
+
+
+def test_unknown_pooling_is_refused():
+    model = Classifier(FEATURES, ENCODER, 5, pooling="median")
+    with pytest.raises(ValueError, match=r"config\.classifier\.pooling = 'median'"):
+        model.init(jax.random.key(0), jnp.zeros((1, 800)), jnp.full((1,), 800), train=False)

@@ -1,0 +1,261 @@
+"""The loop: resume, evaluation, checkpoints that fail, runs that diverge."""
+
+import dataclasses
+import json
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import finetune as finetune_config
+from configs import pretrain as pretrain_config
+from conformer_jax import checkpoint, program, run, train
+from conformer_jax.data.synthetic import CLASS_NAMES
+from conformer_jax.errors import UserError
+
+TIMES = {"clips_per_s", "audio_hours_per_s", "mfu"}
+
+
+def smoke(task, **train_fields):
+    """The smoke config, with feature statistics given so that nothing is measured."""
+    module = {"pretrain": pretrain_config, "finetune": finetune_config}[task]
+    config = module.get_config("smoke")
+    config.init_from = ""
+    config.compare_with_scratch = False
+    config.data.loader = "threads"
+    config.data.clip_s = 0.5
+    config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
+    config.train.update(**train_fields)
+    return config
+
+
+@pytest.fixture(scope="module", params=["pretrain", "finetune"])
+def finished(request, tmp_path_factory):
+    """(config, workdir, Result) of an uninterrupted run of 12 steps, saved at 6 and 12."""
+    config = smoke(request.param)
+    config.optimizer.ema_decay = 0.9 if request.param == "finetune" else 0.0
+    workdir = tmp_path_factory.mktemp(request.param)
+    return config, workdir, train.train_and_evaluate(config, workdir)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The same run in a folder of its own, to be broken."""
+    config, workdir, result = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    return config, tmp_path / "run", result.program
+
+
+def final_state(workdir, prepared):
+    checkpoints = checkpoint.Checkpoints(workdir)
+    try:
+        return checkpoints.restore(prepared.abstract_state)[0]
+    finally:
+        checkpoints.close()
+
+
+def records(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same(left, right):
+    left, right = jax.tree.leaves(left), jax.tree.leaves(right)
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def watched(prepared, steps, stop_before=None):
+    """The program, noting in `steps` each step it executes, and failing before one of them."""
+
+    def train_step(state, batch, key):
+        step = int(state.step)
+        if step == stop_before:
+            raise Interrupted
+        steps.append(step)
+        return prepared.train_step(state, batch, key)
+
+    return dataclasses.replace(prepared, train_step=train_step)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(finished, tmp_path):
+    config, workdir, result = finished
+    first, second = [], []
+    with pytest.raises(Interrupted):
+        train.train_and_evaluate(config, tmp_path, watched(result.program, first, stop_before=9))
+    train.train_and_evaluate(config, tmp_path, watched(result.program, second))
+    assert first == list(range(9))
+    assert second == list(range(6, 12))  # saved at 6: restored, not begun again
+    assert_same(final_state(workdir, result.program), final_state(tmp_path, result.program))
+    assert records(workdir) == records(tmp_path)
+
+
+def test_a_finished_run_is_not_trained_again(copy):
+    config, workdir, prepared = copy
+    before, steps = records(workdir), []
+    result = train.train_and_evaluate(config, workdir, watched(prepared, steps))
+    assert steps == []
+    assert records(workdir) == before
+    assert result.held_out["loss"] == before[-1]["loss"]
+
+
+def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(copy, finished, caplog):
+    config, workdir, prepared = copy
+    for part in (workdir / "checkpoints" / "12" / "params" / "ocdbt.process_0" / "d").iterdir():
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    for part in (workdir / "checkpoints" / "12" / "params" / "d").iterdir():
+        part.write_bytes(b"\0" * part.stat().st_size)
+    steps = []
+    with caplog.at_level(logging.WARNING):
+        train.train_and_evaluate(config, workdir, watched(prepared, steps))
+    assert steps == list(range(6, 12))
+    assert "checkpoint of step 12 cannot be read" in caplog.text
+    assert (workdir / "unreadable_checkpoint_12").is_dir()  # nothing is thrown away
+    assert_same(final_state(workdir, prepared), final_state(finished[1], prepared))
+
+
+def test_no_readable_checkpoint_is_said_in_one_line(copy):
+    config, workdir, prepared = copy
+    for item in (workdir / "checkpoints").glob("*/meta/metadata"):
+        item.write_text("{")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read .*--workdir"):
+        train.train_and_evaluate(config, workdir, prepared)
+
+
+def test_everything_a_user_needs_is_in_the_workdir(finished):
+    config, workdir, _ = finished
+    assert (workdir / "curves.png").stat().st_size > 10_000
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert json.loads((workdir / "config.json").read_text())["name"] == config.name
+    meta = checkpoint.read_meta(workdir)
+    assert meta["config"]["features"]["mean"] == [-4.0] * 64
+    assert meta["label_names"] == (list(CLASS_NAMES) if config.task == "finetune" else [])
+    assert meta["versions"]["jax"] == jax.__version__
+    names = {name for record in records(workdir) for name in record}
+    expected = {"loss", "gradient_norm", "learning_rate", "finite"}
+    if config.task == "pretrain":
+        expected |= {"contrastive_accuracy", "chance_accuracy", "target_deviation"}
+        expected |= {"similarity_positive", "similarity_negative"}
+    else:
+        expected |= {"accuracy", "mAP", "chance_accuracy", "chance_mAP"}
+    assert expected <= names
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert set().union(*logged) >= TIMES
+
+
+@pytest.mark.parametrize("finished", ["finetune"], indirect=True)  # whose loss no mask enters
+def test_evaluation_counts_every_held_out_clip_once(finished, tmp_path):
+    """10 held-out clips in batches of 4 and of 10: padding rows must weigh nothing."""
+    config, workdir, result = finished
+    config = config.copy_and_resolve_references()
+    config.data.eval_batch_size = 10
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    whole = train.train_and_evaluate(config, tmp_path, result.program)
+    for name in ("loss", "accuracy", "mAP"):
+        assert whole.held_out[name] == pytest.approx(result.held_out[name], abs=1e-6)
+
+
+def test_a_workdir_of_another_config_is_refused(copy):
+    config, workdir, prepared = copy
+    config = config.copy_and_resolve_references()
+    config.optimizer.learning_rate = 0.5
+    config.train.log_every = 3  # may change
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.001 -> 0\.5|-> 0\.5") as e:
+        train.train_and_evaluate(config, workdir, prepared)
+    assert "another --workdir" in str(e.value)
+    assert "log_every" not in str(e.value)
+
+
+def test_one_bad_step_is_skipped_and_a_diverged_run_stops_with_its_checkpoint(finished, tmp_path):
+    config, _, result = finished
+    config = config.copy_and_resolve_references()
+    config.train.max_nonfinite_steps = 3
+
+    def poison(state, batch, key):
+        if int(state.step) == 7:  # after the save of step 6
+            state = state.replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+        return result.program.train_step(state, batch, key)
+
+    with pytest.raises(UserError, match=r"have not been finite for \d+ steps.*learning_rate"):
+        train.train_and_evaluate(
+            config, tmp_path, dataclasses.replace(result.program, train_step=poison)
+        )
+    assert int(final_state(tmp_path, result.program).step) == 6
+
+
+def test_no_room_for_a_checkpoint_keeps_the_earlier_one(finished, tmp_path, monkeypatch):
+    config, _, result = finished
+    usage = shutil.disk_usage(tmp_path)
+    calls = []
+
+    def disk_usage(path):
+        calls.append(path)
+        return usage._replace(free=1000 if len(calls) > 1 else usage.free)
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", disk_usage)
+    with pytest.raises(UserError, match=r"no room for a checkpoint .* goes on from step 6") as e:
+        train.train_and_evaluate(config, tmp_path, result.program)
+    assert "\n" not in str(e.value)
+    monkeypatch.undo()
+    steps = []
+    train.train_and_evaluate(config, tmp_path, watched(result.program, steps))
+    assert steps == list(range(6, 12))
+
+
+@pytest.mark.parametrize("finished", ["pretrain"], indirect=True)
+def test_fine_tuning_starts_from_the_encoder_and_reports_the_control(finished, tmp_path):
+    _, workdir, result = finished
+    tuned = smoke("finetune", num_steps=2)
+    tuned.init_from, tuned.compare_with_scratch = str(workdir), True
+    tuned.features.update(mean=(), deviation=())
+    encoder, steps = [], []
+    built = program.build
+
+    def build(config, num_classes):
+        prepared = built(config, num_classes)
+        assert config.features.mean == (-4.0,) * 64  # the checkpoint's statistics
+
+        def train_step(state, batch, key):
+            if int(state.step) == 0:
+                encoder.append(jax.device_get(state.params["encoder"]))
+            steps.append(int(state.step))
+            return prepared.train_step(state, batch, key)
+
+        return dataclasses.replace(prepared, train_step=train_step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "build", build)
+        text = run.run(tuned, tmp_path)
+    assert steps == [0, 1, 0, 1]  # the same budget for both
+    trained = final_state(workdir, result.program).params["encoder"]
+    assert_same(encoder[0], trained)
+    kernel = trained["block_0"]["attention"]["qkv"]["kernel"]
+    assert not np.array_equal(encoder[1]["block_0"]["attention"]["qkv"]["kernel"], kernel)
+    rows = [line.split("  ")[0] for line in text.splitlines()[:4]]
+    assert rows[1:] == ["pre-trained, fine-tuned", "from scratch, same budget", "chance"]
+
+
+@pytest.mark.parametrize("finished", ["pretrain"], indirect=True)
+def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
+    _, workdir, _ = finished
+    tuned = smoke("finetune")
+    tuned.init_from = str(workdir)
+    tuned.conformer.kernel_sizes = (5, 5)
+    with pytest.raises(UserError, match=r"another architecture .*conformer\.kernel_sizes"):
+        train.train_and_evaluate(tuned, tmp_path)
+
+
+def test_a_missing_pretraining_run_is_named_with_the_command_to_type(tmp_path):
+    tuned = smoke("finetune")
+    tuned.init_from = str(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"nothing' holds no checkpoint: pre-train first"):
+        train.train_and_evaluate(tuned, tmp_path / "run")
