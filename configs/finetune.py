@@ -34,7 +34,7 @@ def demo(config):
     config.synthetic.update(num_train=512, num_eval=256, max_classes=1)
     config.data.update(labels_per_class=4, batch_size=16, eval_batch_size=32)
     config.optimizer.learning_rate = 5e-4
-    config.train.update(num_steps=80, log_every=10, eval_every=1000)
+    config.train.update(num_steps=60, log_every=10, eval_every=1000)
     config.checkpoint.every_steps = 1000
 
 

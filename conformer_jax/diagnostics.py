@@ -27,7 +27,7 @@ def healthy_ranges(config, chance: float) -> dict[str, Range]:
     ranges = {
         "contrastive_loss": Range(
             0.0,
-            math.log(1 + distractors) - 0.3,
+            math.log(1 + distractors) - 0.2,
             "the loss is still near chance: train longer, or raise optimizer.learning_rate",
         ),
         "contrastive_accuracy": Range(

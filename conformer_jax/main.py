@@ -49,6 +49,7 @@ def _parse(argv):
         rest = flags.FLAGS(argv)
         if CONFIG.value is None:
             raise ValueError("--config is missing: try --config=configs/pretrain.py")
+        CONFIG.value.name  # noqa: B018  (a file that failed to load raises only when it is used)
         return rest
     except AttributeError as error:
         _fail(overrides.explain_unknown_field(argv) or str(error))

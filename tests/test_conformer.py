@@ -1,6 +1,7 @@
 """The encoder against the authors' prototype (tests/data/encoder_tiny.npz), and padding."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -15,6 +16,8 @@ from conformer_jax.models.features import FeatureSpec
 from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "data" / "encoder_tiny.npz"))
+# Compiled for seconds of work: skip the backend's optimizations.
+FAST = {"xla_backend_optimization_level": 0}
 TOY = EncoderSpec(
     feature_dim=16, width=16, num_heads=2, feed_forward_width=32, kernel_sizes=(5, 3), dropout=0.0
 )
@@ -102,76 +105,78 @@ def golden_params():
 
 
 @pytest.fixture(scope="module")
-def golden_encoder():
-    """Every intermediate of our encoder on the prototype's weights and features."""
-    encoder, params = Encoder(golden_spec()), {"params": golden_params()["encoder"]}
+def golden():
+    """Everything of our model on the prototype's weights and features, in one compilation."""
+    spec, params = golden_spec(), golden_params()
+    encoder, of_encoder = Encoder(spec), {"params": params["encoder"]}
+    model = Wav2Vec2(FeatureSpec(), spec, ObjectiveSpec(num_distractors=5))
     features = GOLDEN["features"]
     everything = np.ones(features.shape[:2], bool)
-    (tokens, valid), seen = encoder.apply(
-        params,
-        features,
-        everything,
-        method="tokens",
-        capture_intermediates=lambda module, _: module.name == "stack",
-    )
-    layers = encoder.apply(params, tokens, valid, train=False, return_layers=True)
-    return {
-        "extracted": seen["intermediates"]["stack"]["__call__"][0],
-        "tokens": tokens,
-        "valid": valid,
-        "layers": layers,
-        "output": encoder.apply(params, tokens, valid, train=False),
-    }
+    short = np.arange(features.shape[1]) < GOLDEN["lengths"][:, None]
+
+    def run():
+        (tokens, valid), seen = encoder.apply(
+            of_encoder,
+            features,
+            everything,
+            method="tokens",
+            capture_intermediates=lambda module, _: module.name == "stack",
+        )
+        return {
+            "extracted": seen["intermediates"]["stack"]["__call__"][0],
+            "valid": valid,
+            "valid_of_short": encoder.apply(of_encoder, features, short, method="tokens")[1],
+            "layers": encoder.apply(of_encoder, tokens, valid, train=False, return_layers=True),
+            "output": encoder.apply(of_encoder, tokens, valid, train=False),
+            "targets": model.apply(
+                {"params": params}, tokens, method=lambda m, x: m.target_projection(x)
+            ),
+            "masked": model.apply(
+                {"params": params},
+                features,
+                everything,
+                train=False,
+                rngs={"mask": jax.random.key(0)},
+                method="from_features",
+            ),
+        }
+
+    return jax.tree.map(np.asarray, jax.jit(run, compiler_options=FAST)())
 
 
 def close(actual, expected):
-    np.testing.assert_allclose(np.asarray(actual), expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
-def test_extracted_features_equal_the_prototype(golden_encoder):
-    close(golden_encoder["extracted"], GOLDEN["extracted"])
-    assert golden_encoder["valid"].all()
+def test_extracted_features_equal_the_prototype(golden):
+    close(golden["extracted"], GOLDEN["extracted"])
+    assert golden["valid"].all()
 
 
 @pytest.mark.parametrize("layer", range(2))
-def test_every_layer_equals_the_prototype(golden_encoder, layer):
-    assert len(golden_encoder["layers"]) == 2
-    close(golden_encoder["layers"][layer], GOLDEN[f"layer/{layer}"])
+def test_every_layer_equals_the_prototype(golden, layer):
+    assert len(golden["layers"]) == 2
+    close(golden["layers"][layer], GOLDEN[f"layer/{layer}"])
 
 
-def test_output_equals_the_prototype(golden_encoder):
-    close(golden_encoder["output"], GOLDEN["output"])
+def test_output_equals_the_prototype(golden):
+    close(golden["output"], GOLDEN["output"])
 
 
-def test_output_lengths_equal_the_prototype():
-    valid_frames = np.arange(90) < GOLDEN["lengths"][:, None]
-    _, valid = Encoder(golden_spec()).apply(
-        {"params": golden_params()["encoder"]}, GOLDEN["features"], valid_frames, method="tokens"
-    )
+def test_output_lengths_equal_the_prototype(golden):
+    valid = golden["valid_of_short"]
     np.testing.assert_array_equal(valid.sum(-1), GOLDEN["output_lengths"])
     np.testing.assert_array_equal(np.sort(~valid, axis=-1), ~valid)  # valid ones first
 
 
-def test_linear_targets_equal_the_prototype(golden_encoder):
-    model = Wav2Vec2(FeatureSpec(), golden_spec(), ObjectiveSpec(num_distractors=5))
-    params = {"params": golden_params()}
-    targets = model.apply(
-        params, golden_encoder["tokens"], method=lambda m, x: m.target_projection(x)
-    )
-    close(targets, GOLDEN["targets"])
-    # And through the whole model: each masked target is the prototype's of some token, in order.
-    keys = dict(zip(("mask", "dropout"), jax.random.split(jax.random.key(0)), strict=True))
-    features = GOLDEN["features"]
-    out = model.apply(
-        params,
-        features,
-        np.ones(features.shape[:2], bool),
-        train=False,
-        rngs=keys,
-        method="from_features",
-    )
+def test_linear_targets_equal_the_prototype(golden):
+    close(golden["targets"], GOLDEN["targets"])
+
+
+def test_the_model_compares_with_the_targets_of_the_masked_tokens(golden):
+    """Each is the prototype's of some token, in order."""
     for clip in range(3):
-        picked = np.asarray(out.targets[clip])[np.asarray(out.weights[clip]) > 0]
+        picked = golden["masked"].targets[clip][golden["masked"].weights[clip] > 0]
         distance = np.abs(picked[:, None] - GOLDEN["targets"][clip]).max(-1)
         assert len(picked) >= 3
         assert distance.min(-1).max() < 1e-4
@@ -203,91 +208,97 @@ def test_depthwise_conv_equals_a_sum_of_numpy_correlations():
     np.testing.assert_allclose(depthwise_conv(x, kernel), expected, atol=1e-5)
 
 
-def toy_params(spec):
-    encoder = Encoder(spec)
+class Toy:
+    """An encoder with random parameters: biases away from 0, scales away from 1, so leaks show."""
 
-    def everything(module, features, valid_frames):
-        tokens, valid = module.tokens(features, valid_frames)
-        return module(tokens, valid, train=False)
+    def __init__(self, spec):
+        self.encoder, self.spec = Encoder(spec), spec
 
-    shapes = jax.eval_shape(
-        lambda: encoder.init(
-            jax.random.key(0), jnp.zeros((1, 8, 64)), jnp.ones((1, 8), bool), method=everything
+        def everything(module, features, valid_frames):
+            return module(*module.tokens(features, valid_frames), train=False)
+
+        shapes = jax.eval_shape(
+            lambda: self.encoder.init(
+                jax.random.key(0), jnp.zeros((1, 8, 64)), jnp.ones((1, 8), bool), method=everything
+            )
         )
-    )
-    rng = np.random.default_rng(0)  # biases away from 0, scales away from 1: leaks show
-    return jax.tree.map(lambda s: rng.normal(0.1, 0.4, s.shape).astype(np.float32), shapes)
+        rng = np.random.default_rng(0)
+        self.params = jax.tree.map(lambda s: rng.normal(0.1, 0.4, s.shape).astype(s.dtype), shapes)
+
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+    def layers(self, features, valid_frames, filling):
+        """Validity and outputs of all blocks; `filling` is added to the tokens of padding."""
+        tokens, valid = self.encoder.apply(self.params, features, valid_frames, method="tokens")
+        tokens = jnp.where(valid[..., None], tokens, tokens + filling)
+        return valid, self.encoder.apply(
+            self.params, tokens, valid, train=False, return_layers=True
+        )
+
+    @functools.partial(jax.jit, static_argnums=0, static_argnames="train", compiler_options=FAST)
+    def __call__(self, tokens, valid, seed=0, *, train=False):
+        rngs = {"dropout": jax.random.key(seed)}
+        return self.encoder.apply(self.params, tokens, valid, train=train, rngs=rngs)
 
 
-@pytest.mark.parametrize("filling", [0.0, 7.0])
-def test_padding_changes_no_valid_output(filling):
-    encoder, params = Encoder(TOY), toy_params(TOY)
+@pytest.fixture(scope="module")
+def toy():
+    return Toy(TOY)
+
+
+def test_padding_changes_no_valid_output(toy):
     rng = np.random.default_rng(1)
-    lengths = [61, 22, 9, 4, 2]
+    lengths = [61, 22, 9, 2]
     features = rng.standard_normal((len(lengths), 61, 64)).astype(np.float32)
     valid_frames = np.arange(61) < np.array(lengths)[:, None]
     features *= valid_frames[..., None]
-
-    def run(features, valid_frames, filling=0.0):
-        tokens, valid = encoder.apply(params, features, valid_frames, method="tokens")
-        tokens = jnp.where(valid[..., None], tokens, tokens + filling)
-        return valid, encoder.apply(params, tokens, valid, train=False, return_layers=True)
-
-    valid, layers = run(features, valid_frames, filling)
-    for i, length in enumerate(lengths):
-        valid_alone, alone = run(features[i : i + 1, :length], valid_frames[i : i + 1, :length])
+    padded = [toy.layers(features, valid_frames, filling) for filling in (0.0, 7.0)]
+    for i, length in list(enumerate(lengths))[1:]:
+        one = features[i : i + 1, :length], valid_frames[i : i + 1, :length]
+        valid_alone, alone = toy.layers(*one, 0.0)
         count = valid_alone.shape[1]
         assert count == max(length // 4, 1)
         assert valid_alone.all()
-        assert valid[i].sum() == count
-        for ours, reference in zip(layers, alone, strict=True):
-            np.testing.assert_allclose(ours[i, :count], reference[0], atol=1e-5, rtol=0)
+        for valid, layers in padded:
+            assert valid[i].sum() == count
+            for ours, reference in zip(layers, alone, strict=True):
+                np.testing.assert_allclose(ours[i, :count], reference[0], atol=1e-5, rtol=0)
 
 
-def test_a_clip_without_valid_tokens_stays_finite():
-    encoder, params = Encoder(TOY), toy_params(TOY)
-    tokens = np.ones((1, 5, 16), np.float32)
-    assert np.isfinite(encoder.apply(params, tokens, np.zeros((1, 5), bool), train=False)).all()
+TOKENS = np.random.default_rng(2).standard_normal((2, 12, 16)).astype(np.float32)
+ALL = np.ones((2, 12), bool)
 
 
-def test_tokens_see_each_other_and_their_order():
-    encoder, params = Encoder(TOY), toy_params(TOY)
-    tokens = np.random.default_rng(2).standard_normal((1, 12, 16)).astype(np.float32)
-    valid = np.ones((1, 12), bool)
-    first = encoder.apply(params, tokens, valid, train=False)
-    changed = tokens.copy()
+def test_a_clip_without_valid_tokens_stays_finite(toy):
+    assert np.isfinite(toy(TOKENS, ~ALL)).all()
+
+
+def test_tokens_see_each_other_and_their_order(toy):
+    first = toy(TOKENS, ALL)
+    changed = TOKENS.copy()
     changed[0, 11] += 1.0
-    assert np.abs(encoder.apply(params, changed, valid, train=False) - first)[0, 0].max() > 1e-3
-    swapped = encoder.apply(params, tokens[:, ::-1], valid, train=False)[:, ::-1]
+    difference = np.abs(toy(changed, ALL) - first)
+    assert difference[0, 0].max() > 1e-3
+    assert not difference[1].any()  # clips do not see each other
+    swapped = toy(TOKENS[:, ::-1], ALL)[:, ::-1]
     assert np.abs(swapped - first).max() > 1e-3
 
 
 def test_dropout_acts_while_training_only():
-    spec = dataclasses.replace(TOY, dropout=0.5)
-    encoder, params = Encoder(spec), toy_params(spec)
-    tokens, valid = np.ones((1, 6, 16), np.float32), np.ones((1, 6), bool)
-
-    def run(train, seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(encoder.apply(params, tokens, valid, train=train, rngs=rngs))
-
-    np.testing.assert_array_equal(run(False, 0), run(False, 1))
-    assert np.abs(run(True, 0) - run(True, 1)).max() > 1e-3
-    np.testing.assert_array_equal(run(True, 0), run(True, 0))
+    toy = Toy(dataclasses.replace(TOY, dropout=0.5, kernel_sizes=(3,)))
+    np.testing.assert_array_equal(toy(TOKENS, ALL, 0), toy(TOKENS, ALL, 1))
+    first = toy(TOKENS, ALL, 0, train=True)
+    assert np.abs(first - toy(TOKENS, ALL, 1, train=True)).max() > 1e-3
+    np.testing.assert_array_equal(first, toy(TOKENS, ALL, 0, train=True))
 
 
-def test_bfloat16_keeps_float32_parameters_and_output():
-    spec = dataclasses.replace(TOY, dtype="bfloat16")
-    encoder, params = Encoder(spec), toy_params(spec)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
-    tokens = np.random.default_rng(3).standard_normal((2, 10, 16)).astype(np.float32)
-    valid = np.ones((2, 10), bool)
-    out = encoder.apply(params, tokens, valid, train=False)
+def test_bfloat16_keeps_float32_parameters_and_output(toy):
+    low = Toy(dataclasses.replace(TOY, dtype="bfloat16"))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(low.params)} == {"float32"}
+    out, exact = low(TOKENS, ALL), np.asarray(toy(TOKENS, ALL))
     assert out.dtype == jnp.float32
-    exact = Encoder(TOY).apply(params, tokens, valid, train=False)
-    error = np.abs(np.asarray(out) - np.asarray(exact))
-    assert 1e-6 < error.max()  # it did compute in bfloat16
-    assert error.mean() < 0.02 * np.asarray(exact).std()
+    error = np.abs(np.asarray(out) - exact)
+    assert error.max() > 1e-4  # it did compute in bfloat16
+    assert error.mean() < 0.02 * exact.std()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from conformer_jax.models.features import FeatureSpec, log_mel
 
+# Compiled for seconds of work: skip the backend's optimizations.
+FAST = {"xla_backend_optimization_level": 0}
 SETTINGS = {
     "default": FeatureSpec(),
     "not_centred": FeatureSpec(center=False),
@@ -54,11 +57,14 @@ def librosa_log_mel(audio, spec):
     return np.log(np.maximum(energy, spec.log_floor)).T
 
 
+compiled = jax.jit(log_mel, static_argnames="spec", compiler_options=FAST)
+
+
 def ours(audio, spec, num_samples=None):
     audio = np.atleast_2d(audio)
     if num_samples is None:
         num_samples = [audio.shape[1]] * len(audio)
-    features, valid = log_mel(jnp.asarray(audio), jnp.asarray(num_samples), spec)
+    features, valid = compiled(audio, np.asarray(num_samples), spec)
     return np.asarray(features), np.asarray(valid)
 
 
@@ -101,12 +107,11 @@ def test_mean_and_deviation_normalise_each_bin():
 
 
 @pytest.mark.parametrize("center", [True, False])
-@pytest.mark.parametrize("filling", [0.0, 0.9])
-def test_what_lies_past_the_end_of_a_clip_changes_no_valid_frame(center, filling):
+def test_what_lies_past_the_end_of_a_clip_changes_no_valid_frame(center):
     mean = tuple([-4.0] * 64)
     spec = FeatureSpec(center=center, mean=mean, deviation=tuple([2.0] * 64))
-    lengths = [5000, 3217, 640, 100, 1]
-    batch = np.full((len(lengths), 5000), filling, np.float32)
+    lengths = [5000, 3217, 100, 1]
+    batch = np.full((len(lengths), 5000), 0.9, np.float32)
     for i, n in enumerate(lengths):
         batch[i, :n] = sound(i + 10, max(n, 300))[:n]
     features, valid = ours(batch, spec, lengths)

@@ -155,9 +155,10 @@ def test_label_smoothing_and_mixed_labels():
 
 def test_binary_cross_entropy_equals_scikit_learn():
     rng = np.random.default_rng(2)
-    logits, labels = rng.normal(0, 3, (7, 5)), rng.random((7, 5)) < 0.4
+    logits = rng.normal(0, 3, (7, 5)).astype(np.float32)
+    labels = rng.random((7, 5)) < 0.4
     loss = losses.binary_cross_entropy(logits, labels.astype(np.float32))
-    share = 1 / (1 + np.exp(-logits))
+    share = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = [
         log_loss(row, p, labels=[False, True]) for row, p in zip(labels, share, strict=True)
     ]

@@ -1,0 +1,190 @@
+"""The rooms of the house: who may import whom, and life without TensorFlow."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "conformer_jax"
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+OURS = "conformer_jax"
+
+
+def imports_of(path):
+    """Absolute names of all imported modules, wherever in the file the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
+
+
+def ours(name):
+    """Modules of the package that a file imports, as `models.masking` or `losses`."""
+    modules = {path.removesuffix(".py").replace("/", ".") for path in FILES}
+    short = {i.removeprefix(OURS + ".") for i in IMPORTS[name] if i.startswith(OURS + ".")}
+    return {module for module in short if module in modules}
+
+
+def roots(name):
+    return {module.split(".")[0] for module in IMPORTS[name]}
+
+
+def in_folder(folder):
+    return [name for name in FILES if name.startswith(folder + "/")]
+
+
+def test_the_reader_of_imports_sees_them(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("import a.b as c\ndef f():\n    from d.e import g\n")
+    assert imports_of(file) == {"a.b", "d.e", "d.e.g"}
+    assert "models.wav2vec2" in ours("pretrain.py")
+    assert len(FILES) > 20
+
+
+ALLOWED = {
+    "models/__init__.py": set(),
+    "models/features.py": set(),
+    "models/masking.py": set(),
+    "models/conformer.py": set(),
+    "models/quantizer.py": set(),
+    "models/wav2vec2.py": {
+        "models.features",
+        "models.masking",
+        "models.conformer",
+        "models.quantizer",
+    },
+    "models/classifier.py": {"models.features", "models.conformer"},
+    **{
+        f"{name}.py": {"errors"}
+        for name in ("losses", "metrics", "augment", "state", "optimizer", "sharding", "checkpoint")
+    },
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_room_imports_only_what_it_may(name):
+    assert ours(name) <= ALLOWED[name]
+
+
+STEP = {"models.features", "models.conformer", "losses", "metrics", "state", "errors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("pretrain.py", STEP | {"models.wav2vec2"}),
+        ("finetune.py", STEP | {"models.classifier", "augment"}),
+    ],
+)
+def test_steps_import_models_losses_metrics_and_state(name, allowed):
+    assert ours(name) <= allowed
+
+
+@pytest.mark.parametrize("name", in_folder("models"))
+def test_models_use_jax_flax_and_numpy_only(name):
+    allowed = {OURS, "jax", "flax", "numpy", *sys.stdlib_module_names}
+    if name == "models/features.py":
+        allowed.add("librosa")
+    assert roots(name) <= allowed
+    assert not {i for i in IMPORTS[name] if i.startswith(OURS)} - {
+        i for i in IMPORTS[name] if i.startswith(f"{OURS}.models")
+    }
+
+
+def test_data_does_not_import_jax():
+    assert in_folder("data")
+    for name in in_folder("data"):
+        assert not roots(name) & {"jax", "flax", "optax", "orbax"}, name
+        assert not {module for module in ours(name) if not module.startswith("data.")} - {
+            "errors"
+        }, name
+
+
+def test_tensorflow_is_imported_by_the_input_pipeline_and_the_builders_only():
+    users = {name for name in FILES if "tensorflow" in roots(name)}
+    assert "data/input_pipeline.py" in users
+    assert {n for n in users if not n.startswith("data/datasets/")} == {"data/input_pipeline.py"}
+
+
+def test_only_the_loader_that_picks_it_imports_the_input_pipeline():
+    users = {name for name in FILES if "data.input_pipeline" in ours(name)}
+    assert users <= {"data/host_loader.py"}
+
+
+def test_the_loop_knows_no_model():
+    assert not {module for module in ours("train.py") if module.startswith("models.")}
+    assert not ours("train.py") & {"pretrain", "finetune"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_outgrows_one_sitting(name):
+    assert len(FILES[name].read_text().splitlines()) <= 400
+
+
+def test_main_stays_short():
+    assert len(FILES["main.py"].read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_pickle(name):
+    assert not roots(name) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
+    assert "allow_pickle=True" not in FILES[name].read_text()
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+sys.modules["tensorflow"] = None  # any import of it now fails
+
+import importlib
+import pathlib
+
+root, workdir = sys.argv[1:]
+sys.path.insert(0, root)
+package = pathlib.Path(root, "conformer_jax")
+for path in sorted(package.rglob("*.py")):
+    name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+    if "input_pipeline" not in name and ".datasets" not in name and "__init__" not in name:
+        importlib.import_module(name)
+
+from configs import pretrain
+from conformer_jax import train
+
+config = pretrain.get_config("smoke")
+config.train.update(num_steps=3, log_every=1, eval_every=3)
+config.checkpoint.every_steps = 3
+config.conformer.kernel_sizes = (5,)
+result = train.train_and_evaluate(config, workdir)
+assert result.train["finite"] == 1.0, result.train
+print("held-out loss", result.held_out["contrastive_loss"])
+"""
+
+
+def test_all_but_the_pipeline_imports_and_trains_without_tensorflow(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(ROOT), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        },
+        cwd=tmp_path,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "held-out loss" in done.stdout
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
