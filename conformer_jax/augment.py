@@ -43,13 +43,14 @@ def mixup(key, batch, spec: AugmentSpec):
       the batch with audio (float32 in [-1, 1]), num_samples and labels mixed. A clip is never
       mixed with one that does not count.
     """
-    if not spec.mixup_alpha:
-        return batch
     size = batch["audio"].shape[0]
+    if not spec.mixup_alpha or size < 2:
+        return batch
     key_weight, key_order = jax.random.split(key)
     lam = jax.random.beta(key_weight, spec.mixup_alpha, spec.mixup_alpha, (size,))
     lam = jnp.maximum(lam, 1.0 - lam)  # the clip itself stays the larger part
-    other = jax.random.permutation(key_order, size)
+    # A random turn of the batch: no clip meets itself, which would only make it louder.
+    other = (jnp.arange(size) + jax.random.randint(key_order, (), 1, size)) % size
     lam = jnp.where(batch["valid"][other] > 0, lam, 1.0)[:, None]
     audio = batch["audio"]
     if audio.dtype == jnp.int16:

@@ -61,7 +61,7 @@ class Checkpoints:
             return
         tree = _as_tree(state)
         self._check_space(tree)
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        versions = {name: _version(name) for name in _PACKAGES}
         try:
             self._manager.save(
                 step,
@@ -237,6 +237,13 @@ def load_encoder(workdir, params):
         )
         return {**params, "encoder": encoder}, step
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+        return "not installed"
 
 
 def _metric(metrics):

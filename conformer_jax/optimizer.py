@@ -32,7 +32,14 @@ def make_optimizer(config, num_steps: int) -> tuple[optax.GradientTransformation
             eps=config.eps,
             weight_decay=config.weight_decay,
             # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            mask=_is_matrix,
         )
     ]
     return optax.chain(*parts), schedule
+
+
+def _is_matrix(params):
+    """True for every leaf called a kernel: the shape does not tell, for a bias may have axes too."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: str(path[-1].key).endswith("kernel"), params
+    )

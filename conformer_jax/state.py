@@ -45,7 +45,7 @@ class TrainState(flax.struct.PyTreeNode):
         Returns:
           the next state; the global gradient norm; finite, a bool scalar.
         """
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = self.optimizer.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
@@ -56,7 +56,7 @@ class TrainState(flax.struct.PyTreeNode):
         params = keep(params, self.params)
         ema = self.ema
         if ema is not None:
-            ema = optax.incremental_update(params, ema, 1.0 - self.ema_decay)
+            ema = keep(optax.incremental_update(params, ema, 1.0 - self.ema_decay), ema)
         state = self.replace(
             step=self.step + 1,
             params=params,
