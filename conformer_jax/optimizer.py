@@ -39,7 +39,7 @@ def make_optimizer(config, num_steps: int) -> tuple[optax.GradientTransformation
 
 
 def _is_matrix(params):
-    """True for every leaf called a kernel: the shape does not tell, for a bias may have axes too."""
+    """True for every leaf called a kernel; its shape does not tell: a bias may have axes, too."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: str(path[-1].key).endswith("kernel"), params
     )
