@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # root of every random number: parameters, batches, masks, dropout
     config.target = "linear"  # 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2)
     config.init_from = ""  # workdir of a run whose encoder parameters are taken; '' for scratch
-    config.next_command = ""  # what the closing summary proposes; {workdir} is filled in
+    config.next_command = ""  # what the closing summary proposes; the run's own paths are added
     config.compare_with_scratch = False  # finetune: train a second time from scratch and compare
 
     # Log-mel features (models/features.py). The paper confirms log-mel only; the rest is ours.
@@ -116,7 +116,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Checkpoints (checkpoint.py).
     config.checkpoint = p = ml_collections.ConfigDict()
-    p.every_steps = 1000  # one is also written at the last step
+    p.every_steps = 1000  # steps; one is always written at the last step; 0: only there
     p.keep_last = 2  # newest ones kept
     p.keep_best = 1  # and those with the best held-out metric
 
@@ -148,8 +148,10 @@ def get_config() -> ml_collections.ConfigDict:
     # The loop (train.py).
     config.train = r = ml_collections.ConfigDict()
     r.num_steps = 100_000
-    r.log_every = 100  # steps
-    r.eval_every = 2000  # steps; the last step is always evaluated
+    r.log_every = 100  # steps; 0: only at each save
+    r.eval_every = (
+        2000  # steps; 0: only before each save, where the held-out set is always evaluated
+    )
     r.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)
     return config
 

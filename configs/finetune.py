@@ -49,6 +49,7 @@ def tiny(config):
     """A few thousand labelled clips on a few cores or one GPU."""
     config.conformer.update(dataclasses.asdict(SIZES["tiny"]))
     config.compare_with_scratch = True
+    config.synthetic.max_classes = 1
     config.augment.update(mixup_alpha=0.5, time_masks=2, freq_masks=2)
     config.optimizer.learning_rate = 5e-4
     config.train.update(num_steps=600, log_every=20, eval_every=200)

@@ -43,7 +43,6 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._last_step = self._manager.latest_step()
 
     def save(self, state, meta: dict, metric: float) -> None:
         """Starts writing the state in the background; a step that is there already is left.
@@ -78,7 +77,8 @@ class Checkpoints:
     def restore(self, state):
         """Restores the newest checkpoint that can be read.
 
-        One that cannot be read is moved aside with a warning, and the one before is tried.
+        Where one cannot be read the one before is tried; once that works, the unreadable one is
+        moved aside with a warning, so that it cannot stand in the way of the next save.
 
         Args:
           state: TrainState of arrays or shapes with shardings; says what is expected and where.
@@ -89,7 +89,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint has other parameters than `state`, named; or none is readable.
         """
-        unreadable = []
+        unreadable, reason = [], ""
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
@@ -104,21 +104,20 @@ class Checkpoints:
                 raise
             except Exception as error:
                 unreadable.append(step)
-                aside = self._set_aside(step)
-                logging.warning(
-                    "checkpoint of step %d cannot be read (%s); it was moved to %s and the one "
-                    "before is used",
-                    step,
-                    _first_line(error),
-                    aside,
-                )
+                reason = _first_line(error)
                 continue
-            self._last_step = step
+            for broken in unreadable:
+                logging.warning(
+                    "checkpoint of step %d cannot be read: moved to %s; going on from step %d",
+                    broken,
+                    self._set_aside(broken),
+                    step,
+                )
             return _from_tree(state, tree), meta
         if unreadable:
             raise UserError(
-                f"no checkpoint in {self.directory} can be read (tried steps {unreadable}): "
-                f"start again with another --workdir"
+                f"no checkpoint in {self.directory} can be read (tried steps {unreadable}: "
+                f"{reason}): nothing was touched; start again with another --workdir"
             )
         return None, None
 
@@ -221,10 +220,10 @@ def load_encoder(workdir, params):
     for step in sorted(_steps(directory), reverse=True):
         folder = directory / str(step)
         try:
-            saved = checkpointer.restore(folder / "params")
-            ema = checkpointer.metadata(folder / "training").item_metadata.tree.get("ema")
-            if ema is not None:
-                saved = checkpointer.restore(folder / "training")["ema"]
+            saved = _read_item(checkpointer, folder / "params")
+            average = checkpointer.metadata(folder / "training").item_metadata.tree.get("ema")
+            if average is not None:
+                saved = _read_item(checkpointer, folder / "training")["ema"]
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
             logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
@@ -237,6 +236,16 @@ def load_encoder(workdir, params):
         )
         return {**params, "encoder": encoder}, step
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
+
+
+def _read_item(checkpointer, folder):
+    """The tree of an item, on this process's first device, wherever it was when it was saved."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        checkpointer.metadata(folder).item_metadata.tree,
+    )
+    return checkpointer.restore(folder, target)
 
 
 def _version(package):

@@ -86,6 +86,8 @@ def problems(config, record: dict, metrics=None) -> list[str]:
       record: one logged record, name -> value.
       metrics: only look at these.
     """
+    if record["chance_accuracy"] == 0:
+        return ["nothing was masked: the clips are too short; raise data.clip_s"]
     found = []
     for name, healthy in healthy_ranges(config, record["chance_accuracy"]).items():
         value = record.get(name)

@@ -14,16 +14,17 @@ from conformer_jax.data.sources import BadAudioReport
 def describe(config) -> str:
     """Builds everything, compiles the training step, reads one batch, and says what it saw.
 
-    Nothing is written. Where the feature statistics are not known yet they are not measured.
+    Nothing is written, and feature statistics are not measured: they change no shape.
 
     Raises:
-      UserError, DataError: what the run itself would raise.
+      UserError: what the run itself would raise.
     """
     config = config.copy_and_resolve_references()
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
-        with config.unlocked():
-            config.data.statistics_clips = min(config.data.statistics_clips, 32)
+        if not config.features.mean:
+            bins = config.features.num_mels
+            config.features.update(mean=(0.0,) * bins, deviation=(1.0,) * bins)
         source, held_out, names = train.prepare_data(config, nowhere, report)
     compiled = program.build(config, len(names))
     state = compiled.abstract_state

@@ -111,7 +111,8 @@ def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):
     """Metrics of one held-out batch, and its logits.
 
     Returns:
-      pairs; `logits` [B, C] and `labels` [B, C], from which the whole-set metrics are computed.
+      pairs; `logits` [B, C], `labels` [B, C] and `valid` [B], from which the whole-set metrics
+      are computed.
     """
     del key  # nothing is drawn
     options, model = train_state.options, train_state.model
@@ -123,4 +124,4 @@ def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):
         "loss": metrics.weighted(_loss(logits, labels, options, train=False), batch["valid"]),
         "accuracy": metrics.weighted(_item_correct(logits, labels), batch["valid"]),
     }
-    return pairs, {"logits": logits, "labels": labels}
+    return pairs, {"logits": logits, "labels": labels, "valid": batch["valid"]}

@@ -8,9 +8,11 @@ import ml_collections
 
 def explain_unknown_field(argv: list[str]) -> str | None:
     """One line that names the unknown field of `argv`, the nearest and all known ones."""
-    values = dict(arg.removeprefix("--").split("=", 1) for arg in argv[1:] if "=" in arg)
+    values = dict(arg.lstrip("-").split("=", 1) for arg in argv[1:] if "=" in arg)
     file, _, variant = values.pop("config", "").partition(":")
     spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None:
+        return None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(variant) if variant else module.get_config()

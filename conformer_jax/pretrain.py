@@ -77,7 +77,7 @@ def _forward(train_state, params, batch, key, *, train):
         "chance_accuracy": metrics.weighted(_chance(out.weights, out.negatives.shape[-1]), weights),
         "similarity_positive": metrics.weighted(similarity[..., 0], weights),
         "similarity_negative": metrics.weighted(similarity[..., 1:], finite),
-        "target_deviation": metrics.single(_spread(out.targets, weights)),
+        "target_deviation": (_spread(out.targets, weights) * contrastive[1], contrastive[1]),
     }
     if out.quantizer is not None:
         num_entries = model.objective.num_entries
@@ -89,7 +89,7 @@ def _forward(train_state, params, batch, key, *, train):
             "gumbel_temperature": metrics.single(out.quantizer["temperature"]),
             "code_use": ((one_hot * weights[..., None, None]).sum((0, 1)), weights.sum()),
         }
-    return loss, pairs | {"loss": metrics.single(loss)}
+    return loss, pairs | {"loss": (loss * contrastive[1], contrastive[1])}
 
 
 def _chance(masked, num_distractors):

@@ -46,8 +46,8 @@ def build(config, num_classes: int = 0) -> Program:
     mesh = sharding.make_mesh(config.sharding)
     for field in ("batch_size", "eval_batch_size"):
         sharding.check_batch_size(mesh, config.data[field], f"config.data.{field}")
-    transform, schedule = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
     try:
+        transform, schedule = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
         if config.task == "pretrain":
             model = pretrain.make_model(config)
             steps: Any = (pretrain.init, pretrain.pretrain_step, pretrain.pretrain_eval_step)
@@ -56,7 +56,7 @@ def build(config, num_classes: int = 0) -> Program:
             steps = (finetune.init, finetune.finetune_step, finetune.finetune_eval_step)
         init = functools.partial(steps[0], config, model, transform)
         shapes = jax.eval_shape(init, jax.random.key(0))
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
     shardings = sharding.state_shardings(mesh, shapes)
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)

@@ -48,7 +48,9 @@ class Log:
         temporary.write_text("".join(json.dumps(r) + "\n" for r in self._records))
         os.replace(temporary, self._path)
         self._file = self._path.open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1
+        )
         self._bar = tqdm.tqdm(
             total=config.train.num_steps,
             initial=start_step,

@@ -21,7 +21,7 @@ def _pretrain(config, workdir):
         diagnostics.summary(config, result.train, result.held_out),
         f"Curves: {workdir}/curves.png, checkpoints: {workdir}/checkpoints",
         _bad_audio(workdir),
-        f"Next: {config.next_command.format(workdir=workdir)}" if config.next_command else "",
+        _next(config, workdir),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -57,6 +57,18 @@ def table(rows) -> str:
         f"{name:<{width}}  {record['accuracy']:8.3f}  {record['mAP']:5.3f}" for name, record in rows
     ]
     return "\n".join(lines)
+
+
+def _next(config, workdir):
+    """The command to type next, with what it cannot know by itself."""
+    if not config.next_command:
+        return ""
+    command = config.next_command
+    if str(workdir) != f"runs/{config.name}":
+        command += f" --config.init_from={workdir}"
+    if config.data.manifest:
+        command += f" --config.data.manifest={config.data.manifest}"
+    return f"Next: {command}"
 
 
 def _bad_audio(workdir):

@@ -26,12 +26,18 @@ def feature_statistics(config, source, report, workdir) -> tuple[tuple, tuple]:
     evenly spread over the corpus, is measured.
 
     Raises:
-      UserError: no clip could be read.
+      UserError: no clip could be read, or a field of config.features does not fit.
     """
-    spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+    try:
+        spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+    except (ArithmeticError, ValueError) as error:
+        raise UserError(str(error)) from error
     count = min(len(source), config.data.statistics_clips)
     indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
-    key = _key(spec, config.data.clip_s, [source.example_id(int(i)) for i in indices])
+    what = [source.example_id(int(i)) for i in indices]
+    if not config.data.manifest and not config.data.tfds_name:
+        what.append(config.synthetic.to_json())
+    key = _key(spec, config.data.clip_s, what)
     caches = [pathlib.Path(workdir) / "statistics.json"]
     if config.data.manifest:
         manifest = pathlib.Path(config.data.manifest)

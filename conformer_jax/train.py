@@ -93,7 +93,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             pairs, out = result if isinstance(result, tuple) else (result, None)
             total = metrics.add(total, pairs)
             if out is not None:
-                outputs.append(jax.device_get((out, batch["valid"])))
+                outputs.append(jax.device_get(out))
         return _readable(metrics.means(total)) | _whole_set_metrics(outputs)
 
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
@@ -115,7 +115,9 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 log.write(step, "eval", held_out)
                 clock += time.perf_counter() - paused
             if save:
+                paused = time.perf_counter()
                 checkpoints.save(state, meta, _rank(held_out))
+                clock += time.perf_counter() - paused
             if last:
                 break
             batch = sharding.put_batch(next(batches), place)
@@ -144,7 +146,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 
 
 def _due(step, every):
-    return step % every == 0
+    return every > 0 and step % every == 0
 
 
 def prepare_data(config, workdir, report):
@@ -209,9 +211,9 @@ def _readable(means):
 def _whole_set_metrics(outputs):
     if not outputs:
         return {}
-    valid = np.concatenate([v for _, v in outputs]) > 0
-    logits = np.concatenate([out["logits"] for out, _ in outputs])[valid]
-    labels = np.concatenate([out["labels"] for out, _ in outputs])[valid]
+    valid = np.concatenate([out["valid"] for out in outputs]) > 0
+    logits = np.concatenate([out["logits"] for out in outputs])[valid]
+    labels = np.concatenate([out["labels"] for out in outputs])[valid]
     try:
         return {
             "accuracy": metrics.accuracy(logits, labels),

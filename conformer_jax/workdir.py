@@ -10,17 +10,21 @@ _MAY_CHANGE = (
     "checkpoint.",
     "sharding.",
     "compare_with_scratch",
+    "data.eval_batch_size",
     "data.loader",
     "data.max_bad_share",
     "data.prefetch",
     "data.workers",
+    "name",
+    "next_command",
+    "train.eval_every",
     "train.log_every",
     "train.max_nonfinite_steps",
 )
 
 
 def claim(workdir, config) -> pathlib.Path:
-    """Makes the folder, or checks that it holds this config's run; writes `config.json`.
+    """Makes the folder, or checks that its checkpoints are of this config; writes `config.json`.
 
     Raises:
       UserError: the folder holds another config's run (the fields are named), or cannot be
@@ -31,7 +35,8 @@ def claim(workdir, config) -> pathlib.Path:
     wanted = json.loads(json.dumps(config.to_dict()))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        # A run that failed before its first save has nothing to protect.
+        if file.exists() and any((path / "checkpoints").glob("[0-9]*")):
             _compare(json.loads(file.read_text()), wanted, path)
         else:
             file.write_text(json.dumps(wanted, indent=1) + "\n")

@@ -52,7 +52,7 @@ class GumbelQuantizer(nn.Module):
             soft = jax.nn.softmax((logits + noise) / temperature)
             indices = soft.argmax(-1)
             hard = jax.nn.one_hot(indices, entries)
-            picked = hard + soft - jax.lax.stop_gradient(soft)
+            picked = hard + (soft - jax.lax.stop_gradient(soft))  # exactly the one-hot
         else:
             indices = logits.argmax(-1)
             picked = hard = jax.nn.one_hot(indices, entries)
