@@ -149,9 +149,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = r = ml_collections.ConfigDict()
     r.num_steps = 100_000
     r.log_every = 100  # steps; 0: only at each save
-    r.eval_every = (
-        2000  # steps; 0: only before each save, where the held-out set is always evaluated
-    )
+    r.eval_every = 2000  # steps; 0: only before each save, which always evaluates
     r.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)
     return config
 

@@ -108,6 +108,8 @@ def summary(config, train: dict, held_out: dict) -> str:
       config: of the run.
       train: last logged record; held_out: last evaluation.
     """
+    # metrics.jsonl holds None for what was not finite.
+    held_out = {name: math.nan if value is None else value for name, value in held_out.items()}
     guess = math.log(1 + config.wav2vec2.num_distractors)
     lines = [
         f"held-out contrastive accuracy {held_out['contrastive_accuracy']:.3f} (chance "

@@ -22,6 +22,8 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Build everything, print what it i
 
 def main(argv):
     """Runs the config; a user's mistake ends in one line and exit code 1."""
+    import jax
+
     from conformer_jax import dry_run, host_memory, run
     from conformer_jax.errors import UserError
 
@@ -37,6 +39,12 @@ def main(argv):
         closing = dry_run.describe(config) if DRY_RUN.value else run.run(config, workdir)
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}: mend it and run the same command again")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail("the device has too little memory: lower --config.data.batch_size")
     except KeyboardInterrupt:
         _fail(f"interrupted: the same command goes on from the last checkpoint in {workdir}", 130)
     if closing:

@@ -9,6 +9,7 @@ import pytest
 from configs import base
 from conformer_jax.data import sound_events, synthetic
 from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource, clip_labels, render_clip
+from conformer_jax.errors import UserError
 
 RATE = 16000
 SIZE = 5 * RATE
@@ -122,7 +123,7 @@ def test_max_classes_is_respected():
     per_class = np.bincount([c for labels in drawn for c in labels], minlength=CLASSES)
     assert per_class.min() > 30
     for bad in (0, CLASSES + 1):
-        with pytest.raises(ValueError, match=r"synthetic\.max_classes"):
+        with pytest.raises(UserError, match=r"synthetic\.max_classes"):
             clip_labels(0, "train", 0, max_classes=bad)
 
 

@@ -156,7 +156,8 @@ def write_manifest(folder, output=None, folds=0) -> str:
     unreadable_list = output.with_name(f"{output.stem}_unreadable.csv")
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} does not exist: create it or choose another --output")
-    own = {output.resolve(), unreadable_list.resolve()}
+    statistics = output.with_name(output.name + ".statistics.json")
+    own = {output.resolve(), unreadable_list.resolve(), statistics.resolve()}
     paths = [path for path in _visible_files(folder) if path.resolve() not in own]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         lengths = list(pool.map(_length_or_reason, paths))
@@ -192,7 +193,7 @@ def write_manifest(folder, output=None, folds=0) -> str:
         f"  files       {len(rows)}, {seconds / 3600:.2f} h",
         f"  classes     {len(classes)}" + (f": {shown}" if classes else ""),
         f"  unreadable  {len(unreadable)}" + (f", see {unreadable_list}" if unreadable else ""),
-        "Next: python -m conformer_jax.main --config=configs/pretrain.py:small "
+        "Next: python -m conformer_jax.main --config=configs/pretrain.py:tiny "
         f"--config.data.manifest={output}",
     ]
     return "\n".join(lines)

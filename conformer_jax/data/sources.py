@@ -255,6 +255,9 @@ def _tfds_sources(config):
 
 def _finish(config, train, held_out):
     """Checks that one-label tasks have one label, and keeps `labels_per_class`."""
+    for source, purpose in ((train, "train on"), (held_out, "evaluate on")):
+        if not len(source):
+            raise DataError(f"no clip to {purpose}: check config.data (or config.synthetic)")
     if config.task != "finetune":
         return train, held_out
     if not config.classifier.multi_label and not config.data.tfds_name:

@@ -18,6 +18,7 @@ from conformer_jax.data.sound_events import (
     random_drift,
     unit_rms,
 )
+from conformer_jax.errors import UserError
 
 CORPUS_SEED = 2110_07313  # fixed: runs with different config.seed share one corpus
 CACHED_CLIPS = 2048  # kept by a source, int16: 160 kB a clip of 5 s at 16 kHz, 330 MB in all
@@ -39,7 +40,7 @@ def clip_labels(seed: int, split: str, index: int, *, max_classes: int) -> tuple
     """
     num = len(CLASS_NAMES)
     if not 1 <= max_classes <= num:
-        raise ValueError(f"synthetic.max_classes must be 1 to {num}, got {max_classes}")
+        raise UserError(f"config.synthetic.max_classes must be 1 to {num}, got {max_classes}")
     block, place = divmod(index, num)
     first = int(_generator(seed, split, 0, block).permutation(num)[place])
     rng = _generator(seed, split, 1, index)
@@ -92,7 +93,7 @@ def render_clip(
         2 ** -15.
 
     Raises:
-        ValueError: `max_classes` is not from 1 to len(CLASS_NAMES).
+        UserError: `max_classes` is not from 1 to len(CLASS_NAMES).
     """
     labels = clip_labels(seed, split, index, max_classes=max_classes)
     scene = Scene(_generator(seed, split, 2, index), sample_rate, num_samples)
