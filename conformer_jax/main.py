@@ -59,7 +59,7 @@ def _parse(argv):
             raise ValueError("--config is missing: try --config=configs/pretrain.py")
         CONFIG.value.name  # noqa: B018  (a file that failed to load raises only when it is used)
         return rest
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         _fail(overrides.explain_unknown_field(argv) or str(error))
     except Exception as error:
         _fail(" ".join(str(error).split()))

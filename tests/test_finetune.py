@@ -131,6 +131,8 @@ def test_evaluation_of_padding_and_its_outputs(toy):
     pairs, out = toy.evaluate(toy.state, batch, KEY)
     rest = {**batch, "valid": np.array([1, 1, 0, 1, 0, 1], np.float32)}
     part, same_out = toy.evaluate(toy.state, rest, jax.random.key(1))
+    np.testing.assert_array_equal(same_out.pop("valid"), rest["valid"])
+    np.testing.assert_array_equal(out.pop("valid"), batch["valid"])
     assert_same(out, same_out)
     assert out["logits"].shape == out["labels"].shape == (6, CLASSES)
     logits, labels = np.asarray(out["logits"], np.float64), np.asarray(out["labels"])
