@@ -36,10 +36,10 @@ def demo(config):
     config.data.eval_batch_size = 32
     config.data.statistics_clips = 256
     config.optimizer.update(learning_rate=7e-4, warmup_share=0.1)
-    config.train.num_steps = 160
+    config.train.num_steps = 200
     config.train.log_every = 10
-    config.train.eval_every = 40
-    config.checkpoint.every_steps = 80
+    config.train.eval_every = 50
+    config.checkpoint.every_steps = 100
     config.quantizer.num_entries = 64  # as many clips as the demo hears cannot fill 320
 
 

@@ -41,14 +41,14 @@ def draw(config, records: list[dict], path) -> None:
     columns = 3 if len(panels) > 4 else 2
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), squeeze=False)
-    chance = next((r["chance_accuracy"] for r in records if "chance_accuracy" in r), 1.0)
-    ranges = diagnostics.healthy_ranges(config, chance) if pretrain else {}
+    newest = next((r for r in reversed(records) if r.get("chance_accuracy") is not None), None)
+    ranges = diagnostics.healthy_ranges(config, newest) if pretrain and newest else {}
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         _panel(axis, title, names, records, ranges)
-    if pretrain:
+    if ranges:
         guess = math.log(1 + config.wav2vec2.num_distractors)
         axes.flat[0].axhline(guess, color="grey", linestyle=":", label="chance")
-        axes.flat[1].axhline(chance, color="grey", linestyle=":", label="chance")
+        axes.flat[1].axhline(newest["chance_accuracy"], color="grey", linestyle=":", label="chance")
     for axis in axes.flat:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)

@@ -18,10 +18,11 @@ class Range:
     advice: str
 
 
-def healthy_ranges(config, chance: float) -> dict[str, Range]:
+def healthy_ranges(config, record: dict) -> dict[str, Range]:
     """Metric name -> range, for a pre-training config.
 
-    `chance` is the accuracy of guessing (the metric `chance_accuracy`).
+    `record` is a logged one: the accuracy of guessing and the similarity to the distractors, which
+    two of the ranges start from, depend on the clips and on the use of the codebook.
     """
     distractors = config.wav2vec2.num_distractors
     ranges = {
@@ -31,16 +32,23 @@ def healthy_ranges(config, chance: float) -> dict[str, Range]:
             "the loss is still near chance: train longer, or raise optimizer.learning_rate",
         ),
         "contrastive_accuracy": Range(
-            2.0 * chance,
+            2.0 * record["chance_accuracy"],
             0.97,
             "near 0 nothing is learned yet, near 1 the task is too easy: then raise "
             "masking.span_length or check the audio for silence",
+        ),
+        "similarity_positive": Range(
+            record["similarity_negative"] + 0.02,
+            1.0,
+            "predictions are no nearer to their targets than to the distractors, so nothing is "
+            "learned yet, whatever the accuracy says (few codes in use make it look good): train "
+            "longer, with a lower optimizer.learning_rate if the codebook perplexity falls",
         ),
         "target_deviation": Range(
             0.3,
             1.0,
             "the targets have collapsed to one direction: lower optimizer.learning_rate, "
-            "lengthen optimizer.warmup_share, or try target='gumbel'",
+            "lengthen optimizer.warmup_share, or try the other target",
         ),
         "finite": Range(
             0.99,
@@ -89,7 +97,7 @@ def problems(config, record: dict, metrics=None) -> list[str]:
     if record["chance_accuracy"] == 0:
         return ["nothing was masked: the clips are too short; raise data.clip_s"]
     found = []
-    for name, healthy in healthy_ranges(config, record["chance_accuracy"]).items():
+    for name, healthy in healthy_ranges(config, record).items():
         value = record.get(name)
         if value is None or (metrics is not None and name not in metrics):
             continue

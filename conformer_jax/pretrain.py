@@ -74,7 +74,7 @@ def _forward(train_state, params, batch, key, *, train):
     pairs = {
         "contrastive_loss": contrastive,
         "contrastive_accuracy": metrics.weighted(correct.astype(jnp.float32), weights),
-        "chance_accuracy": metrics.weighted(_chance(out.weights, out.negatives.shape[-1]), weights),
+        "chance_accuracy": metrics.weighted(_chance(out.weights, logits), weights),
         "similarity_positive": metrics.weighted(similarity[..., 0], weights),
         "similarity_negative": metrics.weighted(similarity[..., 1:], finite),
         "target_deviation": (_spread(out.targets, weights) * contrastive[1], contrastive[1]),
@@ -92,14 +92,19 @@ def _forward(train_state, params, batch, key, *, train):
     return loss, pairs | {"loss": (loss * contrastive[1], contrastive[1])}
 
 
-def _chance(masked, num_distractors):
+def _chance(masked, logits):
     """[B, M]: accuracy of guessing, 1 / (1 + distinct distractors expected).
 
-    A clip has only as many distractors as other masked tokens, however often each is drawn.
+    A clip has only as many distractors as other masked tokens, however often each is drawn, and
+    those equal to the target (frequent with a codebook that is little used) are excluded.
+
+    Args:
+      masked: [B, M], 1 where a token is masked; logits: [B, M, 1 + K].
     """
-    others = jnp.maximum(masked.sum(-1, keepdims=True) - 1.0, 1.0)
-    distinct = others * (1.0 - (1.0 - 1.0 / others) ** num_distractors)
-    return jnp.broadcast_to(1.0 / (1.0 + distinct), masked.shape)
+    drawn = jnp.isfinite(logits[..., 1:]).sum(-1)
+    share = drawn / (logits.shape[-1] - 1)
+    others = jnp.maximum((masked.sum(-1, keepdims=True) - 1.0) * share, 1.0)
+    return 1.0 / (1.0 + others * (1.0 - (1.0 - 1.0 / others) ** drawn))
 
 
 def _spread(targets, weights):

@@ -39,7 +39,7 @@ class Log:
         self._config, self._workdir, self._active = config, workdir, active
         self._path = workdir / "metrics.jsonl"
         self._warned = set()
-        self._start, self._begun = start_step, time.perf_counter()
+        self._start, self._begun = start_step, None  # since when time and steps are counted
         self._records = [r for r in read_records(self._path) if r["step"] <= start_step]
         self.step = max((r["step"] for r in self._records if r["split"] == "train"), default=0)
         if not active:
@@ -119,7 +119,11 @@ class Log:
             logging.warning("curves.png not written: %s", error)
 
     def _time_left(self, step):
-        seconds = (time.perf_counter() - self._begun) / max(step - self._start, 1)
+        now = time.perf_counter()
+        if self._begun is None:  # all so far was compilation
+            self._begun, self._start = now, step
+            return ""
+        seconds = (now - self._begun) / max(step - self._start, 1)
         left = tqdm.tqdm.format_interval(seconds * (self._config.train.num_steps - step))
         return f", {left} left"
 

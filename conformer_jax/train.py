@@ -65,14 +65,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     compiled = prepared or program.build(config, len(label_names))
     loader = host_loader.pick(config.data.loader)
     place = compiled.batch_sharding
-    root_key, eval_key = jax.random.split(jax.random.key(config.seed))
+    init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
     checkpoints = checkpoint.Checkpoints(
         workdir, keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
     )
     state, _ = checkpoints.restore(compiled.abstract_state)
     if state is None:
-        state = compiled.init(jax.random.key(config.seed))
+        state = compiled.init(init_key)
         if config.init_from:
             params, from_step = checkpoint.load_encoder(config.init_from, state.params)
             state = state.replace(params=params)

@@ -62,6 +62,20 @@ def test_pretraining_forward_pass(target):
     np.testing.assert_allclose(flops.forward_flops(config), count, rtol=0.03)
 
 
+@pytest.mark.parametrize("target", ["linear", "gumbel"])
+def test_the_objective_alone(target):
+    """Few masked of very many tokens (only traced), so that the similarities outweigh the rest."""
+    config = pretrain_config.get_config("smoke")
+    config.target = target
+    config.masking.probability = 0.03
+    config.data.clip_s = 4000.0
+    count = traced(pretrain.make_model(config), 400_001, similarities)
+    encoder = finetune_config.get_config("smoke")
+    encoder.data.clip_s = 4000.0
+    formula = flops.forward_flops(config) - flops.forward_flops(encoder)
+    np.testing.assert_allclose(formula, count - flops.forward_flops(encoder), rtol=0.03)
+
+
 def test_classifier_forward_pass():
     config = finetune_config.get_config("smoke")
     config.data.clip_s = 2.0

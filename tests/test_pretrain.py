@@ -223,10 +223,20 @@ def test_chance_counts_the_distractors_that_a_clip_has():
     weights = np.zeros((2, 9), np.float32)
     weights[0, :2] = 1  # one other token, however often it is drawn
     weights[1, :9] = 1
-    chance = pretrain._chance(jnp.asarray(weights), 100)
+    logits = jnp.zeros((2, weights.shape[1], 101))
+    chance = pretrain._chance(jnp.asarray(weights), logits)
     np.testing.assert_allclose(chance[0, 0], 1 / 2)
     np.testing.assert_allclose(chance[1, 0], 1 / 9, rtol=1e-4)
-    np.testing.assert_allclose(pretrain._chance(jnp.asarray(weights), 1)[1, 0], 1 / 2, rtol=1e-5)
+    one = pretrain._chance(jnp.asarray(weights), logits[..., :2])
+    np.testing.assert_allclose(one[1, 0], 1 / 2, rtol=1e-5)
+
+
+def test_chance_leaves_out_the_distractors_that_equal_the_target():
+    weights, logits = jnp.ones((1, 9)), jnp.zeros((1, 9, 1001))
+    half = pretrain._chance(weights, logits.at[..., 501:].set(-jnp.inf))
+    np.testing.assert_allclose(half, 1 / 5, rtol=1e-4)
+    none = pretrain._chance(weights, logits.at[..., 1:].set(-jnp.inf))
+    np.testing.assert_allclose(none, 1.0)
 
 
 def test_the_spread_of_targets_tells_collapse():

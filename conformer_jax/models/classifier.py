@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from conformer_jax.models.conformer import Encoder, EncoderSpec
+from conformer_jax.models.dropout import Dropout
 from conformer_jax.models.features import FeatureSpec, log_mel
 
 POOLINGS = ("mean", "max")
@@ -33,7 +34,7 @@ class Classifier(nn.Module):
                 f"config.classifier.pooling = {self.pooling!r}: choose one of {POOLINGS}"
             )
         self.encoder = Encoder(self.encoder_spec)
-        self.head_dropout = nn.Dropout(self.dropout)
+        self.head_dropout = Dropout(self.dropout)
         self.head = nn.Dense(self.num_classes)
 
     def __call__(self, audio, num_samples, *, train: bool):
@@ -45,5 +46,5 @@ class Classifier(nn.Module):
         """Normalised log-mel features [B, frames, F] -> logits [B, C] float32."""
         tokens, valid = self.encoder.tokens(features, valid_frames)
         x = self.encoder(tokens, valid, train=train)
-        x = self.head_dropout(pool(x, valid, self.pooling), deterministic=not train)
+        x = self.head_dropout(pool(x, valid, self.pooling), train=train)
         return self.head(x)

@@ -22,6 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from conformer_jax.models.dropout import Dropout
+
 _EPS = 1e-5  # of every norm, PyTorch's default
 
 
@@ -80,9 +82,9 @@ class FeedForward(nn.Module):
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         x = _layer_norm("norm")(x).astype(dtype)
         x = nn.silu(nn.Dense(spec.feed_forward_width, dtype=dtype, name="expand")(x))
-        x = nn.Dropout(spec.dropout, deterministic=not train)(x)
+        x = Dropout(spec.dropout)(x, train=train)
         x = nn.Dense(spec.width, dtype=dtype, name="contract")(x)
-        return nn.Dropout(spec.dropout, deterministic=not train)(x)
+        return Dropout(spec.dropout)(x, train=train)
 
 
 class Convolution(nn.Module):
@@ -106,7 +108,7 @@ class Convolution(nn.Module):
         x = depthwise_conv(x, kernel.astype(dtype)) + bias.astype(dtype)
         x = MaskedGroupNorm(name="group_norm")(x, valid).astype(dtype)
         x = nn.Dense(spec.width, dtype=dtype, name="pointwise_out")(nn.silu(x))
-        return nn.Dropout(spec.dropout, deterministic=not train)(x)
+        return Dropout(spec.dropout)(x, train=train)
 
 
 class SelfAttention(nn.Module):
@@ -127,10 +129,10 @@ class SelfAttention(nn.Module):
         )
         logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits).astype(dtype)
-        weights = nn.Dropout(spec.dropout, deterministic=not train)(weights)
+        weights = Dropout(spec.dropout)(weights, train=train)
         x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
         x = nn.DenseGeneral(spec.width, axis=(-2, -1), dtype=dtype, name="out")(x)
-        return nn.Dropout(spec.dropout, deterministic=not train)(x)
+        return Dropout(spec.dropout)(x, train=train)
 
 
 class ConformerBlock(nn.Module):
@@ -161,7 +163,7 @@ class Encoder(nn.Module):
         self.stack = nn.Dense(spec.feature_dim, dtype=dtype)
         self.token_norm = _layer_norm()
         self.projection = nn.Dense(spec.width, dtype=dtype)
-        self.projection_dropout = nn.Dropout(spec.dropout)
+        self.projection_dropout = Dropout(spec.dropout)
         self.blocks = [
             ConformerBlock(spec, kernel, name=f"block_{i}")
             for i, kernel in enumerate(spec.kernel_sizes)
@@ -191,19 +193,13 @@ class Encoder(nn.Module):
         valid = jnp.arange(num_tokens) < count[:, None]
         return self.token_norm(x), valid
 
-    def __call__(self, tokens, valid, *, train: bool, return_layers: bool = False):
-        """Projects tokens [B, T, feature_dim] and runs the blocks.
-
-        Returns:
-          [B, T, D] float32; with `return_layers` the list of every block's output.
-        """
+    def __call__(self, tokens, valid, *, train: bool):
+        """Projects tokens [B, T, feature_dim] and runs the blocks: [B, T, D] float32."""
         x = self.projection(tokens.astype(jnp.dtype(self.spec.dtype)))
-        x = self.projection_dropout(x, deterministic=not train)
-        layers = []
+        x = self.projection_dropout(x, train=train)
         for block in self.blocks:
             x = block(x, valid, train=train)
-            layers.append(x.astype(jnp.float32))
-        return layers if return_layers else layers[-1]
+        return x.astype(jnp.float32)
 
 
 class MaskedGroupNorm(nn.Module):

@@ -42,9 +42,11 @@ class GumbelQuantizer(nn.Module):
             x.astype(jnp.float32)
         )
         logits = logits.reshape(*x.shape[:-1], groups, entries)
+        # Centred, unlike fairseq's [0, 1): there all codes share a direction at first, and the task
+        # is slow to start.
         codebook = self.param(
             "codebook",
-            nn.initializers.uniform(1.0),
+            nn.initializers.normal(1.0),
             (groups, entries, self.code_dim // groups),
         )
         if train:
