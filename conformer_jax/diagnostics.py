@@ -29,7 +29,8 @@ def healthy_ranges(config, record: dict) -> dict[str, Range]:
         "contrastive_loss": Range(
             0.0,
             math.log(1 + distractors) - 0.2,
-            "the loss is still near chance: train longer, or raise optimizer.learning_rate",
+            "the loss is still near chance: train longer; where it has stopped falling, lower "
+            "optimizer.learning_rate, where it falls slowly, raise it",
         ),
         "contrastive_accuracy": Range(
             2.0 * record["chance_accuracy"],
@@ -59,7 +60,7 @@ def healthy_ranges(config, record: dict) -> dict[str, Range]:
     }
     if config.target == "gumbel":
         ranges["code_perplexity"] = Range(
-            0.05 * config.quantizer.num_entries,
+            0.15 * config.quantizer.num_entries,
             config.quantizer.num_entries,
             "the codebook has collapsed to few entries: raise losses.diversity_weight or "
             "quantizer.temperature_end",
