@@ -84,6 +84,10 @@ def _run(plan, steps, rows, source, config, report):
     dataset = steps.map(plan_rows).unbatch()
     dataset = dataset.map(read_row, num_parallel_calls=config.data.workers, deterministic=True)
     dataset = dataset.batch(rows).prefetch(config.data.prefetch)
+    options = tf.data.Options()
+    # Nothing here is left to it, and closing can wait up to a minute for its thread to wake.
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
 
     def batches():
         iterator = dataset.as_numpy_iterator()
