@@ -4,10 +4,6 @@ import logging
 import os
 import sys
 
-# TensorFlow only feeds audio; its start-up messages are noise.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -46,7 +42,13 @@ def main(argv):
             raise
         _fail("the device has too little memory: lower --config.data.batch_size")
     except KeyboardInterrupt:
-        _fail(f"interrupted: the same command goes on from the last checkpoint in {workdir}", 130)
+        saved = f"the last checkpoint in {workdir}, if there is one already"
+        print(
+            f"error: interrupted: the same command goes on from {saved}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(130)  # at once: TensorFlow's threads may crash an interpreter that winds down
     if closing:
         print(closing)
 
@@ -62,7 +64,7 @@ def _parse(argv):
     except (AttributeError, KeyError) as error:
         _fail(overrides.explain_unknown_field(argv) or str(error))
     except Exception as error:
-        _fail(" ".join(str(error).split()))
+        _fail(overrides.explain_unreadable_config(argv, str(error)))
 
 
 def _fail(message: str, code: int = 1):

@@ -1,9 +1,20 @@
-"""Explains a --config.field=value that names no field."""
+"""Explains a --config that cannot be read and a --config.field=value that names no field."""
 
 import difflib
 import importlib.util
+import os
 
 import ml_collections
+
+
+def explain_unreadable_config(argv: list[str], error: str) -> str:
+    """One line for what absl says, where a file's own error comes last after a traceback."""
+    named = [arg.partition("=")[2] for arg in argv if arg.lstrip("-").startswith("config=")]
+    file = named[-1].partition(":")[0] if named else ""
+    if file and not os.path.exists(file):
+        return f"the config file {file} does not exist: try --config=configs/pretrain.py"
+    text = " ".join(error.split())
+    return text.rpartition("Error: ")[2] if "Traceback" in text else text
 
 
 def explain_unknown_field(argv: list[str]) -> str | None:

@@ -57,8 +57,10 @@ class Log:
             desc=config.name,
             unit="step",
             dynamic_ncols=True,
+            # Short enough for 80 columns; the bar itself takes what is left.
+            bar_format="{desc}{bar} {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
             # In a log file a bar of carriage returns is noise: one line a record instead.
-            disable=not sys.stderr.isatty(),
+            disable=not _is_terminal(sys.stderr),
         )
 
     def write(self, step: int, split: str, record: dict) -> None:
@@ -142,6 +144,14 @@ def read_records(path) -> list[dict]:
         except ValueError:
             continue
     return records
+
+
+def _is_terminal(stream):
+    """Whether a bar can be drawn there; some pseudo-terminals are no columns wide."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def _plain(value):

@@ -61,6 +61,7 @@ def _measure(source, indices, spec, config, report):
         total = (features * weights).sum((0, 1))
         return total, (jnp.square(features) * weights).sum((0, 1)), weights.sum()
 
+    logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
     total, square, frames = 0.0, 0.0, 0.0
     num_samples = clip_samples(config)
     for start in range(0, len(indices), _BATCH):

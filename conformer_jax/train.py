@@ -31,6 +31,8 @@ from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport, open_sources
 from conformer_jax.errors import UserError
 
+_FEW_CLIPS = 10  # held out; fewer make no figure
+
 
 class Result(NamedTuple):
     """Of a finished run: its last records, its config with the feature statistics, its program."""
@@ -65,6 +67,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     compiled = prepared or program.build(config, len(label_names))
     loader = host_loader.pick(config.data.loader)
     place = compiled.batch_sharding
+    logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
+    if len(eval_source) < _FEW_CLIPS:
+        logging.warning(
+            "WARNING so few clips held out tell little: raise --config.data.eval_share, or name "
+            "--config.data.eval_folds"
+        )
+    if prepared is None:
+        logging.info("compiling, which takes about half a minute on two cores")
     init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
     checkpoints = checkpoint.Checkpoints(
@@ -167,8 +177,8 @@ def prepare_data(config, workdir, report):
         if origin is None:
             raise UserError(
                 f"config.init_from = {config.init_from!r} holds no checkpoint: pre-train first "
-                f"(python -m conformer_jax.main --config=configs/pretrain.py), or give "
-                f"--config.init_from='' to train from scratch"
+                f"(python -m conformer_jax.main --config=configs/pretrain.py, same variant), "
+                f"or give --config.init_from='' to train from scratch"
             )
         _check_same_encoder(origin["config"], config)
     if not config.features.mean:

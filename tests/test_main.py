@@ -32,6 +32,7 @@ def error(*args):
     assert done.returncode == 1, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
+    assert "Traceback" not in lines[0]
     assert done.stdout == ""
     return lines[0]
 
@@ -113,6 +114,8 @@ def test_the_two_commands_end_to_end_on_files_with_bad_ones_among_them(tmp_path)
     assert "healthy" in done.stdout
     assert "1 audio file(s) could not be used" in done.stdout
     assert "20.flac,not audio" in (pretrained / "bad_audio.csv").read_text()
+    for part in ("measuring", "19 clips to train on, 5 held out", "so few clips held out"):
+        assert part in done.stderr
     for part in ("step 12/12", "contrastive acc", "clips/s", "left"):
         assert part in done.stderr
     cached = json.loads((tmp_path / "manifest.csv.statistics.json").read_text())

@@ -1,9 +1,15 @@
 """Batches from tf.data: the same as host_loader's, byte for byte. The only TensorFlow here."""
 
 import atexit
+import os
 import weakref
 
 import numpy as np
+
+# Its start-up messages are noise: it only feeds audio here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 import tensorflow as tf
 
 from conformer_jax.data import host_loader
