@@ -60,7 +60,7 @@ def healthy_ranges(config, record: dict) -> dict[str, Range]:
     }
     if config.target == "gumbel":
         ranges["code_perplexity"] = Range(
-            0.15 * config.quantizer.num_entries,
+            0.1 * config.quantizer.num_entries,
             config.quantizer.num_entries,
             "the codebook has collapsed to few entries: raise losses.diversity_weight or "
             "quantizer.temperature_end",
