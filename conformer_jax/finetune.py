@@ -18,6 +18,7 @@ class Options:
     multi_label: bool
     label_smoothing: float
     augment: augment.AugmentSpec
+    accumulate: int
 
 
 def make_model(config, num_classes: int) -> Classifier:
@@ -41,6 +42,7 @@ def init(config, model: Classifier, optimizer, key: jax.Array) -> state.TrainSta
         multi_label=config.classifier.multi_label,
         label_smoothing=config.losses.label_smoothing,
         augment=augment.make_spec(config),
+        accumulate=config.train.accumulate,
     )
     return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
 
@@ -84,27 +86,32 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
 
-    def loss_fn(params):
+    def loss_fn(params, part):
         logits = model.apply(
             {"params": params},
-            features,
-            valid_frames,
+            part["features"],
+            part["valid_frames"],
+            part["keys"],
             train=True,
-            rngs={"dropout": dropout_key},
             method="from_features",
         )
-        pair = metrics.weighted(_loss(logits, batch["labels"], options, train=True), batch["valid"])
-        return pair[0] / jnp.maximum(pair[1], 1.0), (pair, logits)
+        pair = metrics.weighted(_loss(logits, part["labels"], options, train=True), part["valid"])
+        correct = metrics.weighted(_item_correct(logits, part["labels"]), part["valid"])
+        return pair[0], {"loss": pair, "accuracy": correct}
 
-    (loss, (pair, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
-    train_state, norm, finite = train_state.apply_gradients(grads, loss)
-    correct = _item_correct(logits, batch["labels"])
-    return train_state, {
-        "loss": pair,
-        "accuracy": metrics.weighted(correct, batch["valid"]),
-        "gradient_norm": metrics.single(norm),
-        "finite": metrics.single(finite),
+    whole = {
+        "features": features,
+        "valid_frames": valid_frames,
+        "keys": state.clip_keys(dropout_key, batch["valid"].shape[0]),
+        "labels": batch["labels"],
+        "valid": batch["valid"],
     }
+    loss, pairs, grads = state.gradients(
+        loss_fn, train_state.params, whole, passes=options.accumulate
+    )
+    train_state, norm, finite = train_state.apply_gradients(grads, loss)
+    pairs |= {"gradient_norm": metrics.single(norm), "finite": metrics.single(finite)}
+    return train_state, pairs
 
 
 def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):

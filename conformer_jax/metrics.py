@@ -22,6 +22,18 @@ def add(total, pairs):
     return pairs if total is None else jax.tree.map(jnp.add, total, pairs)
 
 
+def to_json(pairs):
+    """Pairs as JSON holds them, None for the empty sum; float32 survives it exactly."""
+    return pairs and {k: [np.asarray(part).tolist() for part in v] for k, v in pairs.items()}
+
+
+def from_json(pairs):
+    """The inverse of `to_json`."""
+    return pairs and {
+        k: tuple(np.asarray(part, np.float32) for part in v) for k, v in pairs.items()
+    }
+
+
 def means(pairs) -> dict[str, float | np.ndarray]:
     """sum / count of every pair, 0 where the count is 0."""
     pairs = jax.device_get(pairs)

@@ -17,6 +17,7 @@ class Options:
 
     temperature: float
     diversity_weight: float
+    accumulate: int
 
 
 def make_model(config) -> Wav2Vec2:
@@ -39,28 +40,26 @@ def make_model(config) -> Wav2Vec2:
 
 def init(config, model: Wav2Vec2, optimizer, key: jax.Array) -> state.TrainState:
     """State at step 0, parameters from scratch."""
-    names = ("params", "mask", "dropout", "gumbel")
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     # Half a second is enough for shapes: no parameter depends on the length.
     samples = config.features.sample_rate // 2
-    params = model.init(keys, jnp.zeros((1, samples)), jnp.full((1,), samples), train=False)[
-        "params"
-    ]
-    options = Options(config.wav2vec2.temperature, config.losses.diversity_weight)
+    audio, num_samples = jnp.zeros((1, samples)), jnp.full((1,), samples)
+    params = model.init(key, audio, num_samples, state.clip_keys(key, 1), train=False)["params"]
+    options = Options(
+        config.wav2vec2.temperature, config.losses.diversity_weight, config.train.accumulate
+    )
     return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
 
 
-def _forward(train_state, params, batch, key, *, train):
-    """(loss, metrics) of one batch."""
+def _forward(train_state, params, batch, *, train):
+    """(loss, metrics) of one batch with its `keys` [B]; the loss is a sum over masked tokens."""
     options, model = train_state.options, train_state.model
-    names = ("mask", "dropout", "gumbel")
     out = model.apply(
         {"params": params},
         batch["audio"],
         batch["num_samples"],
+        batch["keys"],
         train=train,
         step=train_state.step,
-        rngs=dict(zip(names, jax.random.split(key, len(names)), strict=True)),
     )
     logits = losses.contrastive_logits(
         out.predicted, out.targets, out.negatives, temperature=options.temperature
@@ -68,7 +67,7 @@ def _forward(train_state, params, batch, key, *, train):
     item_loss, correct, usable = losses.contrastive(logits)
     weights = out.weights * usable * batch["valid"][:, None]
     contrastive = metrics.weighted(item_loss, weights)
-    loss = contrastive[0] / jnp.maximum(contrastive[1], 1.0)
+    loss, count = contrastive
     similarity = jnp.maximum(logits * options.temperature, -1.0)  # an excluded one is -inf
     finite = jnp.isfinite(logits[..., 1:]) * weights[..., None]
     pairs = {
@@ -77,19 +76,19 @@ def _forward(train_state, params, batch, key, *, train):
         "chance_accuracy": metrics.weighted(_chance(out.weights, logits), weights),
         "similarity_positive": metrics.weighted(similarity[..., 0], weights),
         "similarity_negative": metrics.weighted(similarity[..., 1:], finite),
-        "target_deviation": (_spread(out.targets, weights) * contrastive[1], contrastive[1]),
+        "target_deviation": (_spread(out.targets, weights) * count, count),
     }
     if out.quantizer is not None:
         num_entries = model.objective.num_entries
         idle = losses.diversity(out.quantizer["soft_perplexity"], num_entries)
-        loss = loss + options.diversity_weight * idle
+        loss = loss + options.diversity_weight * idle * count
         one_hot = jax.nn.one_hot(out.quantizer["indices"], num_entries)
         pairs |= {
             "diversity_loss": metrics.single(idle),
             "gumbel_temperature": metrics.single(out.quantizer["temperature"]),
             "code_use": ((one_hot * weights[..., None, None]).sum((0, 1)), weights.sum()),
         }
-    return loss, pairs | {"loss": (loss * contrastive[1], contrastive[1])}
+    return loss, pairs | {"loss": (loss, count)}
 
 
 def _chance(masked, logits):
@@ -127,11 +126,17 @@ def pretrain_step(train_state: state.TrainState, batch, key: jax.Array):
       the next state; metrics, a dict of (sum, count) pairs.
     """
     key = jax.random.fold_in(key, train_state.step)
+    keys = state.clip_keys(key, batch["valid"].shape[0])
 
-    def loss_fn(params):
-        return _forward(train_state, params, batch, key, train=True)
+    def loss_fn(params, batch):
+        return _forward(train_state, params, batch, train=True)
 
-    (loss, pairs), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
+    loss, pairs, grads = state.gradients(
+        loss_fn,
+        train_state.params,
+        {**batch, "keys": keys},
+        passes=train_state.options.accumulate,
+    )
     train_state, norm, finite = train_state.apply_gradients(grads, loss)
     pairs |= {"gradient_norm": metrics.single(norm), "finite": metrics.single(finite)}
     return train_state, pairs
@@ -143,5 +148,6 @@ def pretrain_eval_step(train_state: state.TrainState, batch, key: jax.Array):
     Masks and distractors come from `key`, so pass the same key for the same batch to compare
     checkpoints on the same task.
     """
-    _, pairs = _forward(train_state, train_state.eval_params, batch, key, train=False)
+    batch = {**batch, "keys": state.clip_keys(key, batch["valid"].shape[0])}
+    _, pairs = _forward(train_state, train_state.eval_params, batch, train=False)
     return pairs

@@ -31,21 +31,24 @@ class Program:
     batch_sharding: NamedSharding
 
 
-def build(config, num_classes: int = 0) -> Program:
+def build(config, num_classes: int = 0, devices=None) -> Program:
     """Builds the task's program; nothing is compiled before its first call.
 
     Args:
       config: the full config, features.mean and .deviation filled in.
       num_classes: C, of a fine-tuning run.
+      devices: to compile for; all of this machine's by default.
 
     Raises:
       UserError: a field that does not fit.
     """
     if config.task not in ("pretrain", "finetune"):
         raise UserError(f"config.task = {config.task!r}: choose 'pretrain' or 'finetune'")
-    mesh = sharding.make_mesh(config.sharding)
-    for field in ("batch_size", "eval_batch_size"):
-        sharding.check_batch_size(mesh, config.data[field], f"config.data.{field}")
+    mesh = sharding.make_mesh(config.sharding, devices)
+    sharding.check_batch_size(
+        mesh, config.data.batch_size, "config.data.batch_size", config.train.accumulate
+    )
+    sharding.check_batch_size(mesh, config.data.eval_batch_size, "config.data.eval_batch_size")
     try:
         transform, schedule = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
         if config.task == "pretrain":

@@ -21,6 +21,14 @@ _BAR = {
 }
 
 
+def set_up_logging(*, active: bool = True) -> None:
+    """Plain lines on stderr, from this package only; warnings alone where not `active`."""
+    level = logging.INFO if active else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", force=True)
+    for noisy in ("absl", "asyncio", "jax", "matplotlib", "orbax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
 class Log:
     """The log of one run; only process 0 is `active`, the others write nothing.
 
@@ -31,16 +39,24 @@ class Log:
       config: of the run.
       workdir: its folder.
       start_step: step at which this process begins.
+      keep_eval: whether that step's evaluation, where there is one, is kept.
       active: whether to write.
     """
 
-    def __init__(self, config, workdir, start_step: int, *, active: bool = True):
+    def __init__(
+        self, config, workdir, start_step: int, *, keep_eval: bool = True, active: bool = True
+    ):
         self.step = 0  # of the newest train record
         self._config, self._workdir, self._active = config, workdir, active
         self._path = workdir / "metrics.jsonl"
         self._warned = set()
         self._start, self._begun = start_step, None  # since when time and steps are counted
-        self._records = [r for r in read_records(self._path) if r["step"] <= start_step]
+        self._records = [
+            r
+            for r in read_records(self._path)
+            if r["step"] < start_step
+            or (r["step"] == start_step and (keep_eval or r["split"] != "eval"))
+        ]
         self.step = max((r["step"] for r in self._records if r["split"] == "train"), default=0)
         if not active:
             return

@@ -72,8 +72,8 @@ def _next(config, workdir):
 
 
 def _bad_audio(workdir):
-    path = pathlib.Path(workdir) / "bad_audio.csv"
-    if not path.exists():
-        return ""
-    count = len(path.read_text().splitlines()) - 1
-    return f"{count} audio file(s) could not be used: see {path}"
+    """Of several processes each lists what it could not read."""
+    lists = sorted(pathlib.Path(workdir).glob("bad_audio*.csv"))
+    count = sum(len(path.read_text().splitlines()) - 1 for path in lists)
+    where = ", ".join(map(str, lists))
+    return f"{count} audio file(s) could not be used: see {where}" if lists else ""

@@ -29,7 +29,7 @@ def make_mesh(config, devices=None) -> Mesh:
             f"config.sharding {dict(zip(AXES, sizes, strict=True))} does not cover {count} "
             f"device(s): the product must be {count}, and one size may be -1"
         )
-    # linen's Dropout does not run under make_mesh's default, Explicit axes.
+    # XLA places what no sharding says; make_mesh's default, Explicit axes, would have us say all.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
@@ -67,11 +67,21 @@ def state_shardings(mesh: Mesh, state):
     return jax.tree.map(shard, state)
 
 
-def check_batch_size(mesh: Mesh, size: int, field: str) -> None:
-    """Raises UserError where the mesh and the processes do not divide a batch of `size` clips."""
-    parts = int(np.lcm(mesh.shape["data"] * mesh.shape["fsdp"], jax.process_count()))
-    if size % parts:
-        raise UserError(f"{field} = {size} is not divisible by {parts}, the parts it is split into")
+def check_batch_size(mesh: Mesh, size: int, field: str, passes: int = 1) -> None:
+    """Raises UserError where a batch does not split evenly.
+
+    Args:
+      mesh: its axes data and fsdp split the batch.
+      size: clips of a batch, over all processes.
+      field: of the config, for the message.
+      passes: config.train.accumulate.
+    """
+    parts = int(np.lcm(mesh.shape["data"] * mesh.shape["fsdp"] * passes, jax.process_count()))
+    if passes < 1 or size % parts:
+        raise UserError(
+            f"{field} = {size} is not divisible by {parts}, the parts it is split into by devices, "
+            f"processes and config.train.accumulate"
+        )
 
 
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding):

@@ -67,6 +67,47 @@ class TrainState(flax.struct.PyTreeNode):
         return state, norm, finite
 
 
+def clip_keys(key: jax.Array, size: int) -> jax.Array:
+    """One random key for each of `size` clips: it follows from `key` and the clip's row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+
+
+def gradients(loss_fn, params, batch, *, passes: int):
+    """Loss and gradient of a batch, in one pass or accumulated over several.
+
+    Each pass holds the activations of B / passes clips only.
+
+    Args:
+      loss_fn: (params, batch) -> (sum over what counts, pairs), where pairs["loss"] is that sum
+        and the count.
+      params: tree.
+      batch: tree of arrays [B, ...].
+      passes: divides B.
+
+    Returns:
+      the mean loss; pairs, of the whole batch; the gradient of the mean loss.
+    """
+
+    def one(batch):
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+
+    if passes == 1:
+        (_, pairs), grads = one(batch)
+    else:
+        # Every passes-th clip to the same pass: no clip leaves its device.
+        parts = jax.tree.map(lambda x: x.reshape(-1, passes, *x.shape[1:]).swapaxes(0, 1), batch)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, one(part)), None
+
+        ((_, pairs), grads), _ = jax.lax.scan(add, zeros, parts)
+    total, count = pairs["loss"]
+    count = jnp.maximum(count, 1.0)
+    return total / count, pairs, jax.tree.map(lambda g: g / count, grads)
+
+
 def create(params, model, optimizer, options, *, ema_decay: float) -> TrainState:
     """State at step 0; keeps an exponential moving average where ema_decay > 0."""
     return TrainState(

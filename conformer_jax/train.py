@@ -7,9 +7,11 @@ Order, once at the start:
                                 every name accounted for); else scratch
 Then, from the step that was restored, until the last:
   evaluate? save? [stop at num_steps] next batch, step, log?
+On SIGTERM the loop saves where it is, whatever is due, and raises Preempted (preemption.py).
 """
 
 import logging
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -19,8 +21,10 @@ import numpy as np
 from conformer_jax import (
     checkpoint,
     diagnostics,
+    distributed,
     flops,
     metrics,
+    preemption,
     program,
     progress,
     sharding,
@@ -32,6 +36,7 @@ from conformer_jax.data.sources import BadAudioReport, open_sources
 from conformer_jax.errors import UserError
 
 _FEW_CLIPS = 10  # held out; fewer make no figure
+_UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 
 
 class Result(NamedTuple):
@@ -56,13 +61,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 
     Raises:
       UserError: anything that the user can mend.
+      Preempted: SIGTERM came; the state is saved.
     """
     config = config.copy_and_resolve_references()
-    workdir = workdirs.claim(workdir, config)
+    distributed.on_first(lambda: workdirs.claim(workdir, config))
+    workdir = pathlib.Path(workdir)
     host, num_hosts = jax.process_index(), jax.process_count()
-    report = BadAudioReport(
-        workdir / "bad_audio.csv" if host == 0 else None, config.data.max_bad_share
-    )
+    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
+    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
     train_source, eval_source, label_names = prepare_data(config, workdir, report)
     compiled = prepared or program.build(config, len(label_names))
     loader = host_loader.pick(config.data.loader)
@@ -80,7 +86,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     checkpoints = checkpoint.Checkpoints(
         workdir, keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
     )
-    state, _ = checkpoints.restore(compiled.abstract_state)
+    state, restored = checkpoints.restore(compiled.abstract_state)
     if state is None:
         state = compiled.init(init_key)
         if config.init_from:
@@ -94,10 +100,13 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         logging.info("going on from step %d of %s", start_step, workdir)
 
     def evaluate():
-        """Metrics over the whole held-out set."""
+        """Metrics over the whole held-out set; None where SIGTERM came on the way."""
         total, outputs = None, []
         batches = loader.eval_batches(eval_source, config, report, host, num_hosts)
         for i, batch in enumerate(batches):
+            if watch.due():
+                batches.close()
+                return None
             batch = sharding.put_batch(batch, place)
             result = compiled.eval_step(state, batch, jax.random.fold_in(eval_key, i))
             pairs, out = result if isinstance(result, tuple) else (result, None)
@@ -109,27 +118,41 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
     meta = {"config": config.to_dict(), "label_names": list(label_names)}
     batches = loader.train_batches(train_source, config, start_step, report, host, num_hosts)
-    log = progress.Log(config, workdir, start_step, active=host == 0)
+    # A save that SIGTERM asked for: the sums of its open window; its step is not evaluated yet.
+    preempted = (restored or {}).get("preempted")
+    fresh = preempted is not None  # whether the step has not been evaluated and saved
+    log = progress.Log(config, workdir, start_step, keep_eval=not fresh, active=host == 0)
+    watch = preemption.Watch()
     try:
-        window, clock = None, time.perf_counter()
+        window = metrics.from_json(preempted["window"]) if preempted else None
+        clock = time.perf_counter()
         compiling = True  # the first window holds the compilation and tells no speed
         for step in range(start_step, num_steps + 1):
             last = step == num_steps
-            if last and step == start_step and log.last("eval"):
+            if last and not fresh and log.last("eval"):
                 held_out = log.last("eval")  # finished already
                 break
-            save = last or (step > start_step and _due(step, config.checkpoint.every_steps))
-            if save or (step > start_step and _due(step, config.train.eval_every)):
-                paused = time.perf_counter()
-                held_out = evaluate()
-                log.write(step, "eval", held_out)
-                clock += time.perf_counter() - paused
+            paused = time.perf_counter()
+            stop = watch.due()
+            save = last or (fresh and _due(step, config.checkpoint.every_steps))
+            if not stop and (save or (fresh and _due(step, config.train.eval_every))):
+                record = evaluate()
+                stop = record is None
+                if not stop:
+                    held_out = record
+                    log.write(step, "eval", held_out)
+            if stop:
+                checkpoints.save(
+                    state, meta | {"preempted": {"window": metrics.to_json(window)}}, _UNRANKED
+                )
+                checkpoints.wait()
+                raise preemption.Preempted(f"stopped at step {step}")
             if save:
-                paused = time.perf_counter()
                 checkpoints.save(state, meta, _rank(held_out))
-                clock += time.perf_counter() - paused
+            clock += time.perf_counter() - paused
             if last:
                 break
+            fresh = True
             batch = sharding.put_batch(next(batches), place)
             state, pairs = compiled.train_step(state, batch, root_key)
             jax.block_until_ready(window)  # of the step before: no more than two are under way
@@ -149,6 +172,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             log.advance(done)
         checkpoints.wait()
     finally:
+        watch.close()
         batches.close()
         log.close()
         checkpoints.close()
@@ -186,9 +210,11 @@ def prepare_data(config, workdir, report):
             saved = origin["config"]["features"]
             stats = tuple(saved["mean"]), tuple(saved["deviation"])
         else:
-            stats = statistics.feature_statistics(config, train_source, report, workdir)
+            stats = distributed.on_first(
+                lambda: statistics.feature_statistics(config, train_source, report, workdir)
+            )
         with config.unlocked():
-            config.features.mean, config.features.deviation = stats
+            config.features.mean, config.features.deviation = map(tuple, stats)
     return train_source, eval_source, train_source.label_names
 
 

@@ -23,13 +23,17 @@ _MAY_CHANGE = (
 )
 
 
-def claim(workdir, config) -> pathlib.Path:
+def claim(workdir, config) -> None:
     """Makes the folder, or checks that its checkpoints are of this config; writes `config.json`.
 
     Raises:
-      UserError: the folder holds another config's run (the fields are named), or cannot be
-        written.
+      UserError: the folder holds another config's run (the fields are named), cannot be
+        written, or is no path.
     """
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir}: give a folder; launch/ mounts buckets (docs/launch.md)"
+        )
     path = pathlib.Path(workdir)
     file = path / "config.json"
     wanted = json.loads(json.dumps(config.to_dict()))
@@ -44,7 +48,6 @@ def claim(workdir, config) -> pathlib.Path:
         raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): choose another --workdir") from error
-    return path
 
 
 def differing_fields(saved: dict, wanted: dict, prefix: str = "") -> list[str]:

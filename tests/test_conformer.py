@@ -154,8 +154,8 @@ def golden():
                 {"params": params},
                 features,
                 everything,
+                jax.random.split(jax.random.key(0), len(features)),
                 train=False,
-                rngs={"mask": jax.random.key(0)},
                 method="from_features",
             ),
         }
@@ -253,8 +253,8 @@ class Toy:
 
     @functools.partial(jax.jit, static_argnums=0, static_argnames="train", compiler_options=FAST)
     def __call__(self, tokens, valid, seed=0, *, train=False):
-        rngs = {"dropout": jax.random.key(seed)}
-        return self.encoder.apply(self.params, tokens, valid, train=train, rngs=rngs)
+        keys = jax.random.split(jax.random.key(seed), len(tokens))
+        return self.encoder.apply(self.params, tokens, valid, keys, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +326,7 @@ def test_bfloat16_keeps_float32_parameters_and_output(toy):
         ("kernel_sizes", ()),
         ("dropout", 1.0),
         ("dtype", "float16"),
+        ("remat", "some"),
     ],
 )
 def test_a_size_that_does_not_fit_is_named(field, value):

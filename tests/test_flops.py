@@ -35,15 +35,16 @@ def product_flops(jaxpr):
 def traced(model, frames, loss=None):
     features = jax.ShapeDtypeStruct((1, frames, 64), jnp.float32)
     valid = jax.ShapeDtypeStruct((1, frames), bool)
-    names = ("params", "mask", "dropout", "gumbel")
-    keys = dict(zip(names, jax.random.split(jax.random.key(0), 4), strict=True))
+    keys = jax.random.split(jax.random.key(0), 1)
 
     params = jax.eval_shape(
-        lambda f, v: model.init(keys, f, v, train=False, method="from_features"), features, valid
+        lambda f, v: model.init(keys[0], f, v, keys, train=False, method="from_features"),
+        features,
+        valid,
     )
 
     def forward(params, features, valid):
-        out = model.apply(params, features, valid, train=False, rngs=keys, method="from_features")
+        out = model.apply(params, features, valid, keys, train=False, method="from_features")
         return out if loss is None else loss(out)
 
     return product_flops(jax.make_jaxpr(forward)(params, features, valid).jaxpr)

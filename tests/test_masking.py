@@ -21,7 +21,7 @@ SIZE = 64
 def drawn_masks(key, lengths, size, probability, length):
     valid = jnp.arange(size) < lengths[:, None]
     draw = lambda k: masking.span_mask(k, valid, probability=probability, length=length)
-    return jax.vmap(draw)(jax.random.split(key, 200))
+    return jax.vmap(draw)(jax.random.split(key, (200, len(lengths))))
 
 
 def masks(seed, lengths, size=SIZE, probability=PROBABILITY, length=LENGTH):
@@ -101,7 +101,10 @@ def test_distractors_are_other_masked_tokens_of_the_clip():
     num_masked = jnp.asarray([12, 7, 2, 12])
     index = np.asarray(
         masking.sample_negatives(
-            jax.random.key(0), num_masked, num_positions=12, num_distractors=300
+            jax.random.split(jax.random.key(0), 4),
+            num_masked,
+            num_positions=12,
+            num_distractors=300,
         )
     )
     assert index.shape == (4, 12, 300)
@@ -116,7 +119,10 @@ def test_distractors_are_other_masked_tokens_of_the_clip():
 
 def test_distractors_are_drawn_evenly():
     index = masking.sample_negatives(
-        jax.random.key(1), jnp.asarray([5]), num_positions=5, num_distractors=4000
+        jax.random.split(jax.random.key(1), 1),
+        jnp.asarray([5]),
+        num_positions=5,
+        num_distractors=4000,
     )
     share = np.bincount(np.asarray(index[0, 2]), minlength=5) / 4000
     np.testing.assert_allclose(share, [0.25, 0.25, 0, 0.25, 0.25], atol=0.03)
@@ -124,6 +130,9 @@ def test_distractors_are_drawn_evenly():
 
 def test_a_clip_without_another_masked_token_points_at_itself():
     index = masking.sample_negatives(
-        jax.random.key(2), jnp.asarray([0, 1]), num_positions=6, num_distractors=9
+        jax.random.split(jax.random.key(2), 2),
+        jnp.asarray([0, 1]),
+        num_positions=6,
+        num_distractors=9,
     )
     assert not np.asarray(index).any()

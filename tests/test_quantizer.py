@@ -29,20 +29,19 @@ PARAMS = {
 
 def evaluate(weights):
     return QUANTIZER.apply(
-        {"params": PARAMS}, GOLDEN["hidden"], weights, temperature=1.0, train=False
+        {"params": PARAMS}, GOLDEN["hidden"], weights, None, temperature=1.0, train=False
     )
 
 
 def train(params=PARAMS, *, seed=0, temperature=1.0, weights=None):
     weights = np.ones(GOLDEN["mask"].shape) if weights is None else weights
-    rngs = {"gumbel": jax.random.key(seed)}
     return QUANTIZER.apply(
         {"params": params},
         GOLDEN["hidden"],
         weights,
+        jax.random.split(jax.random.key(seed), len(weights)),
         temperature=temperature,
         train=True,
-        rngs=rngs,
     )
 
 
@@ -117,11 +116,9 @@ def test_the_gradient_is_that_of_the_soft_sample():
         return (codes.reshape(direction.shape) * direction).sum()
 
     def noise_of(shape):
-        """The noise that the module draws, by the same path of keys."""
-        key = QUANTIZER.apply(
-            {}, rngs={"gumbel": jax.random.key(0)}, method=lambda m: m.make_rng("gumbel")
-        )
-        return jax.random.gumbel(key, shape)
+        """The noise that the module draws: from each clip's own key."""
+        keys = jax.random.split(jax.random.key(0), shape[0])
+        return jnp.stack([jax.random.gumbel(key, shape[1:]) for key in keys])
 
     gradient = jax.grad(hard)(PARAMS)
     expected = jax.grad(soft)(PARAMS)

@@ -34,9 +34,9 @@ def noise(seed=0, lengths=LENGTHS):
     return audio * (np.arange(SAMPLES) < lengths[:, None])
 
 
-def keys(seed):
-    names = ("mask", "dropout", "gumbel")
-    return dict(zip(names, jax.random.split(jax.random.key(seed), 3), strict=True))
+def keys(seed, clips):
+    """One random key for each clip."""
+    return jax.random.split(jax.random.key(seed), len(clips))
 
 
 def logits_of(out):
@@ -49,9 +49,10 @@ class Toy:
     def __init__(self, target):
         self.model = Wav2Vec2(FEATURES, ENCODER, dataclasses.replace(OBJECTIVE, target=target))
         init = lambda: self.model.init(
-            {"params": jax.random.key(0), **keys(0)},
+            jax.random.key(0),
             jnp.zeros((1, 8000)),
             jnp.full((1,), 8000),
+            keys(0, [0]),
             train=False,
         )
         rng = np.random.default_rng(0)
@@ -60,13 +61,18 @@ class Toy:
         )
         self.evaluate = jax.jit(
             lambda audio, num_samples, seed: self.model.apply(
-                self.params, audio, num_samples, train=False, rngs=keys(seed)
+                self.params, audio, num_samples, keys(seed, audio), train=False
             ),
             compiler_options=FAST,
         )
         self.from_features = jax.jit(
             lambda features, valid, seed: self.model.apply(
-                self.params, features, valid, train=False, rngs=keys(seed), method="from_features"
+                self.params,
+                features,
+                valid,
+                keys(seed, features),
+                train=False,
+                method="from_features",
             ),
             compiler_options=FAST,
         )
@@ -81,7 +87,8 @@ class Toy:
         )
 
         def loss(params, audio, num_samples, step):
-            out = self.model.apply(params, audio, num_samples, train=True, step=step, rngs=keys(3))
+            drawn = keys(3, audio)
+            out = self.model.apply(params, audio, num_samples, drawn, train=True, step=step)
             item_loss, _, usable = losses.contrastive(logits_of(out))
             return (item_loss * usable * out.weights).sum(), out
 

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from conformer_jax.models.conformer import Encoder, EncoderSpec
-from conformer_jax.models.dropout import Dropout
+from conformer_jax.models.dropout import dropout, fold, seeds_of
 from conformer_jax.models.features import FeatureSpec, log_mel
 
 POOLINGS = ("mean", "max")
+_HEAD = 1_000_000  # the head's dropout; the encoder's are numbered from 0
 
 
 def pool(x, valid, pooling: str):
@@ -34,17 +35,16 @@ class Classifier(nn.Module):
                 f"config.classifier.pooling = {self.pooling!r}: choose one of {POOLINGS}"
             )
         self.encoder = Encoder(self.encoder_spec)
-        self.head_dropout = Dropout(self.dropout)
         self.head = nn.Dense(self.num_classes)
 
-    def __call__(self, audio, num_samples, *, train: bool):
-        """Audio [B, N] of num_samples [B] -> logits [B, C] float32."""
+    def __call__(self, audio, num_samples, keys=None, *, train: bool):
+        """Audio [B, N] of num_samples [B] -> logits [B, C] float32; `train` needs keys [B]."""
         features, valid_frames = log_mel(audio, num_samples, self.features)
-        return self.from_features(features, valid_frames, train=train)
+        return self.from_features(features, valid_frames, keys, train=train)
 
-    def from_features(self, features, valid_frames, *, train: bool):
+    def from_features(self, features, valid_frames, keys=None, *, train: bool):
         """Normalised log-mel features [B, frames, F] -> logits [B, C] float32."""
         tokens, valid = self.encoder.tokens(features, valid_frames)
-        x = self.encoder(tokens, valid, train=train)
-        x = self.head_dropout(pool(x, valid, self.pooling), train=train)
-        return self.head(x)
+        x = self.encoder(tokens, valid, keys, train=train)
+        seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
+        return self.head(dropout(pool(x, valid, self.pooling), seeds, self.dropout))

@@ -10,21 +10,30 @@ A block maps x [B, T, D] to y, every sub-layer starting with its own LayerNorm:
 
 GN is a group norm of one group (over the valid tokens and the width together). There is no
 positional encoding: the depthwise convolutions tell before from after. Dropout follows every
-product. The convolution, the group norm and the attention see valid tokens only, so padding
-changes nothing. Norms and softmax run in float32, products in `dtype`.
+product; where `seeds` [B, 2] are None there is none. The convolution, the group norm and the
+attention see valid tokens only, so padding changes nothing. Norms and softmax run in float32,
+products in `dtype`.
 
 Source: the paper, section 2, and the authors' prototype in torchaudio 2.8.
 """
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from conformer_jax.models.dropout import Dropout
+from conformer_jax.models.dropout import dropout, fold, seeds_of
 
 _EPS = 1e-5  # of every norm, PyTorch's default
+
+# What the backward pass finds saved of a block's inside; the rest is computed again.
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,8 @@ class EncoderSpec:
     kernel_sizes: tuple[int, ...] = (31,) + (15,) * 11
     dropout: float = 0.1
     dtype: str = "float32"
+    scan_blocks: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
         problems = {
@@ -50,6 +61,7 @@ class EncoderSpec:
             "kernel_sizes": not self.kernel_sizes or any(k % 2 == 0 for k in self.kernel_sizes),
             "dropout": not 0 <= self.dropout < 1,
             "dtype": self.dtype not in ("float32", "bfloat16"),
+            "remat": self.remat not in REMAT_POLICIES,
         }
         for field, wrong in problems.items():
             if wrong:
@@ -78,13 +90,13 @@ class FeedForward(nn.Module):
     spec: EncoderSpec
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x, seeds):
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         x = _layer_norm("norm")(x).astype(dtype)
         x = nn.silu(nn.Dense(spec.feed_forward_width, dtype=dtype, name="expand")(x))
-        x = Dropout(spec.dropout)(x, train=train)
+        x = dropout(x, fold(seeds, 0), spec.dropout)
         x = nn.Dense(spec.width, dtype=dtype, name="contract")(x)
-        return Dropout(spec.dropout)(x, train=train)
+        return dropout(x, fold(seeds, 1), spec.dropout)
 
 
 class Convolution(nn.Module):
@@ -94,7 +106,7 @@ class Convolution(nn.Module):
     kernel_size: int
 
     @nn.compact
-    def __call__(self, x, valid, *, train: bool):
+    def __call__(self, x, valid, seeds):
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         x = _layer_norm("norm")(x).astype(dtype)
         x = nn.glu(nn.Dense(2 * spec.width, dtype=dtype, name="pointwise_in")(x))
@@ -108,7 +120,7 @@ class Convolution(nn.Module):
         x = depthwise_conv(x, kernel.astype(dtype)) + bias.astype(dtype)
         x = MaskedGroupNorm(name="group_norm")(x, valid).astype(dtype)
         x = nn.Dense(spec.width, dtype=dtype, name="pointwise_out")(nn.silu(x))
-        return Dropout(spec.dropout)(x, train=train)
+        return dropout(x, seeds, spec.dropout)
 
 
 class SelfAttention(nn.Module):
@@ -117,7 +129,7 @@ class SelfAttention(nn.Module):
     spec: EncoderSpec
 
     @nn.compact
-    def __call__(self, x, valid, *, train: bool):
+    def __call__(self, x, valid, seeds):
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         head_dim = spec.width // spec.num_heads
         x = _layer_norm("norm")(x).astype(dtype)
@@ -129,10 +141,10 @@ class SelfAttention(nn.Module):
         )
         logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits).astype(dtype)
-        weights = Dropout(spec.dropout)(weights, train=train)
+        weights = dropout(weights, fold(seeds, 0), spec.dropout)
         x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
         x = nn.DenseGeneral(spec.width, axis=(-2, -1), dtype=dtype, name="out")(x)
-        return Dropout(spec.dropout)(x, train=train)
+        return dropout(x, fold(seeds, 1), spec.dropout)
 
 
 class ConformerBlock(nn.Module):
@@ -142,11 +154,12 @@ class ConformerBlock(nn.Module):
     kernel_size: int
 
     @nn.compact
-    def __call__(self, x, valid, *, train: bool):
-        x = x + 0.5 * FeedForward(self.spec, name="feed_forward_in")(x, train=train)
-        x = x + Convolution(self.spec, self.kernel_size, name="convolution")(x, valid, train=train)
-        x = x + SelfAttention(self.spec, name="attention")(x, valid, train=train)
-        x = x + 0.5 * FeedForward(self.spec, name="feed_forward_out")(x, train=train)
+    def __call__(self, x, valid, seeds):
+        parts = [fold(seeds, i) for i in range(4)]
+        x = x + 0.5 * FeedForward(self.spec, name="feed_forward_in")(x, parts[0])
+        x = x + Convolution(self.spec, self.kernel_size, name="convolution")(x, valid, parts[1])
+        x = x + SelfAttention(self.spec, name="attention")(x, valid, parts[2])
+        x = x + 0.5 * FeedForward(self.spec, name="feed_forward_out")(x, parts[3])
         return _layer_norm("norm")(x).astype(jnp.dtype(self.spec.dtype))
 
 
@@ -163,9 +176,8 @@ class Encoder(nn.Module):
         self.stack = nn.Dense(spec.feature_dim, dtype=dtype)
         self.token_norm = _layer_norm()
         self.projection = nn.Dense(spec.width, dtype=dtype)
-        self.projection_dropout = Dropout(spec.dropout)
         self.blocks = [
-            ConformerBlock(spec, kernel, name=f"block_{i}")
+            _block_class(spec)(spec, kernel, name=f"block_{i}")
             for i, kernel in enumerate(spec.kernel_sizes)
         ]
 
@@ -193,13 +205,43 @@ class Encoder(nn.Module):
         valid = jnp.arange(num_tokens) < count[:, None]
         return self.token_norm(x), valid
 
-    def __call__(self, tokens, valid, *, train: bool):
-        """Projects tokens [B, T, feature_dim] and runs the blocks: [B, T, D] float32."""
+    def __call__(self, tokens, valid, keys=None, *, train: bool):
+        """Projects tokens [B, T, feature_dim] and runs the blocks: [B, T, D] float32.
+
+        `keys` [B], one random key a clip, are needed where `train`.
+        """
+        seeds = seeds_of(keys) if train and self.spec.dropout else None
         x = self.projection(tokens.astype(jnp.dtype(self.spec.dtype)))
-        x = self.projection_dropout(x, train=train)
-        for block in self.blocks:
-            x = block(x, valid, train=train)
+        x = dropout(x, fold(seeds, len(self.blocks)), self.spec.dropout)
+        if self.spec.scan_blocks and not self.is_initializing():
+            x = self._scan(x, valid, seeds)
+        else:
+            for i, block in enumerate(self.blocks):
+                x = block(x, valid, fold(seeds, i))
         return x.astype(jnp.float32)
+
+    def _scan(self, x, valid, seeds):
+        """The blocks as one loop for each stretch of equal ones: less to compile."""
+        numbers = range(len(self.blocks))
+        for kernel, stretch in itertools.groupby(numbers, lambda i: self.spec.kernel_sizes[i]):
+            stretch = list(stretch)
+            block = _block_class(self.spec)(self.spec, kernel, parent=None)
+
+            def body(x, item, block=block):
+                number, params = item
+                return block.apply({"params": params}, x, valid, fold(seeds, number)), None
+
+            params = [self.blocks[i].variables["params"] for i in stretch]
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            x, _ = jax.lax.scan(body, x, (jnp.array(stretch), stacked))
+        return x
+
+
+def _block_class(spec):
+    """ConformerBlock, rematerialised as the spec says."""
+    if spec.remat == "none":
+        return ConformerBlock
+    return nn.remat(ConformerBlock, policy=REMAT_POLICIES[spec.remat])
 
 
 class MaskedGroupNorm(nn.Module):

@@ -1,31 +1,56 @@
 """Dropout whose random bits cost a few integer operations an element.
 
-The kept elements follow from the key and the element's place alone, so they are the same on any
-device mesh. The bits come from a multiply-xorshift hash of the place, which XLA fuses into the
-operations around it; drawing them with JAX's Threefry took a quarter of a step on CPU
-(docs/results.md). Good enough for dropout, not for anything else.
+Every clip has its own seeds, so the elements kept follow from the clip's seeds and the element's
+place in the clip: they are the same on any device mesh and in any batch. The bits come from a
+multiply-xorshift hash of the place, which XLA fuses into the operations around it; drawing them
+with JAX's Threefry took a quarter of a step on CPU (docs/results.md). Good enough for dropout, not
+for anything else.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def keep_mask(key: jax.Array, shape: tuple[int, ...], keep: float) -> jax.Array:
-    """True with probability `keep`, independently for each element: [*shape] bool.
+def seeds_of(keys: jax.Array) -> jax.Array:
+    """Random keys [B], one a clip, to seeds uint32 [B, 2]."""
+    words = jax.random.key_data(keys)
+    return jnp.stack([words[:, 0], words[:, -1]], axis=1)
+
+
+def fold(seeds: jax.Array | None, number) -> jax.Array | None:
+    """Seeds of one of several uses, told apart by `number` (int or traced); None stays None."""
+    if seeds is None:
+        return None
+    number = jnp.asarray(number, jnp.uint32)
+    return _mix(seeds ^ _mix(number * jnp.array([0x9E3779B9, 0x85EBCA6B], jnp.uint32) + 1))
+
+
+def keep_mask(seeds: jax.Array, shape: tuple[int, ...], keep: float) -> jax.Array:
+    """True with probability `keep`, independently for each element: [B, *rest] bool.
 
     Args:
-      key: random key; only this call may use it.
-      shape: at most 2**32 elements, beyond which the pattern repeats.
+      seeds: uint32 [B, 2]; only this call may use them.
+      shape: [B, *rest]; at most 2**32 elements a clip, beyond which the pattern repeats.
       keep: 0 to 1.
     """
-    words = jax.random.key_data(key).reshape(-1)
     place = jnp.zeros(shape, jnp.uint32)
-    for axis, stride in enumerate(np.cumprod((1, *shape[:0:-1]))[::-1]):
+    for axis, stride in enumerate(np.cumprod((1, *shape[:1:-1]))[::-1], start=1):
         place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride % 2**32)
-    bits = _mix(_mix(place ^ words[0]) + words[-1])
+    first, second = (seeds[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in range(2))
+    bits = _mix(_mix(place ^ first) + second)
     return bits < np.uint32(min(keep * 2.0**32, 2**32 - 1))
+
+
+def dropout(x: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
+    """Zeroes elements of x [B, ...] with probability `rate`, scales the others by 1 / (1 - rate).
+
+    Without seeds (evaluation), or at rate 0, x passes unchanged.
+    """
+    if seeds is None or rate == 0:
+        return x
+    keep = 1.0 - rate
+    return jnp.where(keep_mask(seeds, x.shape, keep), x / keep, jnp.zeros((), x.dtype))
 
 
 def _mix(x):
@@ -33,20 +58,3 @@ def _mix(x):
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)
-
-
-class Dropout(nn.Module):
-    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate).
-
-    Needs the random stream 'dropout' where `train` and rate > 0; otherwise x passes unchanged.
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        if not train or self.rate == 0:
-            return x
-        keep = 1.0 - self.rate
-        kept = keep_mask(self.make_rng("dropout"), x.shape, keep)
-        return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))

@@ -1,7 +1,7 @@
 """Which tokens the objective hides, and which others serve as distractors.
 
-All shapes are static: masked tokens are gathered into M places a clip, with weights, and
-no loop runs over the batch.
+What is drawn for a clip follows from its own key. All shapes are static: masked tokens are
+gathered into M places a clip, with weights, and no loop runs over the batch.
 """
 
 import jax
@@ -13,7 +13,7 @@ def max_masked(num_tokens: int, *, probability: float, length: int) -> int:
     return min(num_tokens, (int(probability * num_tokens / length) + 1) * length)
 
 
-def span_mask(key: jax.Array, valid: jax.Array, *, probability: float, length: int) -> jax.Array:
+def span_mask(keys: jax.Array, valid: jax.Array, *, probability: float, length: int) -> jax.Array:
     """Hides random spans of valid tokens (wav2vec 2.0, section 3.1, in fairseq's convention).
 
     A clip of n valid tokens gets probability * n / length spans, rounded up or down at random
@@ -22,7 +22,7 @@ def span_mask(key: jax.Array, valid: jax.Array, *, probability: float, length: i
     leave nothing to predict from.
 
     Args:
-      key: random key.
+      keys: [B], one random key a clip.
       valid: [B, T] bool, valid tokens first.
       probability: in fairseq's sense; the share hidden is about 1 - (1 - p / length) ** length.
       length: tokens a span.
@@ -30,13 +30,13 @@ def span_mask(key: jax.Array, valid: jax.Array, *, probability: float, length: i
     Returns:
       masked [B, T] bool, at most `max_masked(T)` a clip.
     """
-    batch, num_tokens = valid.shape
-    key_count, key_start = jax.random.split(key)
+    num_tokens = valid.shape[1]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens + 1,)))(keys)
     count = valid.sum(-1)
-    spans = probability * count / length + jax.random.uniform(key_count, (batch,))
+    spans = probability * count / length + draws[:, -1]
     spans = jnp.maximum(spans.astype(jnp.int32), 1) * (count > length)
     can_start = jnp.arange(num_tokens) <= (count - length)[:, None]
-    score = jnp.where(can_start, jax.random.uniform(key_start, valid.shape), 2.0)
+    score = jnp.where(can_start, draws[:, :-1], 2.0)
     rank = jnp.argsort(jnp.argsort(score, axis=-1), axis=-1)  # 0 for the smallest score
     start = (rank < spans[:, None]) & can_start
     padded = jnp.pad(start, ((0, 0), (length - 1, 0)))
@@ -59,12 +59,12 @@ def masked_positions(masked: jax.Array, size: int) -> tuple[jax.Array, jax.Array
 
 
 def sample_negatives(
-    key: jax.Array, num_masked: jax.Array, *, num_positions: int, num_distractors: int
+    keys: jax.Array, num_masked: jax.Array, *, num_positions: int, num_distractors: int
 ) -> jax.Array:
     """Draws distractors from the clip's other masked tokens, with replacement.
 
     Args:
-      key: random key.
+      keys: [B], one random key a clip.
       num_masked: [B] masked tokens of each clip.
       num_positions: M.
       num_distractors: K.
@@ -74,8 +74,8 @@ def sample_negatives(
       position itself. Where a clip has fewer than two masked tokens there is no other one; the
       index is then 0 and `losses.contrastive` drops it.
     """
-    shape = (num_masked.shape[0], num_positions, num_distractors)
-    others = jnp.maximum(num_masked - 1, 1)[:, None, None]
-    index = jax.random.randint(key, shape, 0, others)
+    shape = (num_positions, num_distractors)
+    others = jnp.maximum(num_masked - 1, 1)
+    index = jax.vmap(lambda key, most: jax.random.randint(key, shape, 0, most))(keys, others)
     index = index + (index >= jnp.arange(num_positions)[:, None])  # skip over the position itself
     return jnp.where(num_masked[:, None, None] > 1, index, 0)

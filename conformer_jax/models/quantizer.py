@@ -23,14 +23,15 @@ class GumbelQuantizer(nn.Module):
     code_dim: int
 
     @nn.compact
-    def __call__(self, x, weights, *, temperature, train: bool):
+    def __call__(self, x, weights, keys, *, temperature, train: bool):
         """Quantizes every token.
 
         Args:
           x: [B, M, features] float32.
           weights: [B, M], which tokens count for the perplexity.
+          keys: [B], one random key a clip; unused unless `train`.
           temperature: of the Gumbel softmax; unused unless `train`.
-          train: draw (needs the random stream 'gumbel') or take the argmax.
+          train: draw, or take the argmax.
 
         Returns:
           codes [B, M, code_dim]; a dict of `indices` [B, M, G] int32, `perplexity` [G] of the
@@ -50,7 +51,7 @@ class GumbelQuantizer(nn.Module):
             (groups, entries, self.code_dim // groups),
         )
         if train:
-            noise = jax.random.gumbel(self.make_rng("gumbel"), logits.shape)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
             soft = jax.nn.softmax((logits + noise) / temperature)
             indices = soft.argmax(-1)
             hard = jax.nn.one_hot(indices, entries)

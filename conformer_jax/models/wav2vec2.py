@@ -86,35 +86,40 @@ class Wav2Vec2(nn.Module):
         else:
             self.target_projection = nn.Dense(spec.width)
 
-    def __call__(self, audio, num_samples, *, train: bool, step=0) -> PretrainOutput:
-        """From audio [B, N] of num_samples [B]; random streams 'mask', 'dropout', 'gumbel'."""
-        features, valid_frames = log_mel(audio, num_samples, self.features)
-        return self.from_features(features, valid_frames, train=train, step=step)
+    def __call__(self, audio, num_samples, keys, *, train: bool, step=0) -> PretrainOutput:
+        """From audio [B, N] of num_samples [B]; keys [B], one random key a clip.
 
-    def from_features(self, features, valid_frames, *, train: bool, step=0) -> PretrainOutput:
+        All that is drawn for a clip follows from its own key, so it does not depend on the batch
+        that the clip is in.
+        """
+        features, valid_frames = log_mel(audio, num_samples, self.features)
+        return self.from_features(features, valid_frames, keys, train=train, step=step)
+
+    def from_features(self, features, valid_frames, keys, *, train: bool, step=0) -> PretrainOutput:
         """From normalised log-mel features [B, frames, F], valid_frames [B, frames]."""
         objective = self.objective
         tokens, valid = self.encoder.tokens(features, valid_frames)
         span = {"probability": objective.mask_probability, "length": objective.mask_length}
         size = masking.max_masked(tokens.shape[1], **span)
-        masked = masking.span_mask(self.make_rng("mask"), valid, **span)
+        keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+        masked = masking.span_mask(keys[:, 0], valid, **span)
         positions, weights = masking.masked_positions(masked, size)
         negatives = masking.sample_negatives(
-            self.make_rng("mask"),
+            keys[:, 1],
             masked.sum(-1),
             num_positions=size,
             num_distractors=objective.num_distractors,
         )
         hidden = jnp.where(masked[..., None], self.mask_embedding, tokens)
-        context = self.encoder(hidden, valid, train=train)
+        context = self.encoder(hidden, valid, keys[:, 2], train=train)
         predicted = jnp.take_along_axis(context, positions[..., None], axis=1)
         unmasked = jnp.take_along_axis(tokens, positions[..., None], axis=1)
-        targets, statistics = self._targets(unmasked, weights, train=train, step=step)
+        targets, statistics = self._targets(unmasked, weights, keys[:, 3], train=train, step=step)
         if objective.target == "gumbel":
             predicted = self.context_projection(predicted)
         return PretrainOutput(predicted, targets, negatives, weights, statistics)
 
-    def _targets(self, unmasked, weights, *, train, step):
+    def _targets(self, unmasked, weights, keys, *, train, step):
         objective = self.objective
         if objective.target == "linear":
             return self.target_projection(unmasked), None
@@ -124,6 +129,8 @@ class Wav2Vec2(nn.Module):
             end=objective.temperature_end,
             anneal_steps=objective.anneal_steps,
         )
-        codes, statistics = self.quantizer(unmasked, weights, temperature=temperature, train=train)
+        codes, statistics = self.quantizer(
+            unmasked, weights, keys, temperature=temperature, train=train
+        )
         statistics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return self.target_projection(codes), statistics

@@ -1,0 +1,90 @@
+"""Several processes as one run: whether there are others, and how to find them."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from conformer_jax.errors import UserError
+
+# Seconds. A process that does not answer for so long ends the run of all.
+_HEARTBEAT_TIMEOUT = 30
+_SHUTDOWN_TIMEOUT = 20
+
+_ARGUMENTS = ("coordinator_address", "num_processes", "process_id")
+
+
+def initialize(coordinator_address=None, num_processes=None, process_id=None) -> None:
+    """Joins the other processes of this run, if there are any; before anything else uses JAX.
+
+    With the three arguments they are found at `coordinator_address` (host:port of process 0);
+    without, by JAX from the environment of a TPU pod, GKE, Slurm or Open MPI. Where neither says
+    that there are others, this process is alone.
+
+    Raises:
+      UserError: only some of the arguments were given, or the others did not answer.
+    """
+    given = dict(zip(_ARGUMENTS, (coordinator_address, num_processes, process_id), strict=True))
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(_ARGUMENTS):
+        raise UserError(f"{', '.join(missing)} is missing: the three are given together, or none")
+    if missing and not several_expected(os.environ):
+        return
+    try:
+        jax.distributed.initialize(
+            **{name: value for name, value in given.items() if value is not None},
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        if missing and on_tpu_vm() and "should be defined" in str(error):
+            return  # a TPU, but of no cluster that JAX knows
+        raise UserError(
+            f"cannot join the other processes: {str(error).strip().splitlines()[0]}; check that "
+            f"process 0 runs and that its port is open"
+        ) from error
+
+
+def several_expected(environ) -> bool:
+    """Whether the environment says that this process may be one of several."""
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return (
+        any(int(environ.get(name) or 1) > 1 for name in counts)
+        or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+        or bool(environ.get("MEGASCALE_COORDINATOR_ADDRESS"))
+        # A Cloud TPU VM keeps the names of its neighbours outside the environment.
+        or (on_tpu_vm() and environ.get("JAX_PLATFORMS", "tpu").startswith("tpu"))
+    )
+
+
+def on_tpu_vm(root="/") -> bool:
+    """Whether this machine has the device files of a Cloud TPU VM."""
+    devices = pathlib.Path(root, "dev")
+    return any(devices.glob("accel[0-9]*")) or any(devices.glob("vfio/[0-9]*"))
+
+
+def on_first(function):
+    """Calls `function` on process 0 only and gives its result, as JSON holds it, to all.
+
+    What process 0 raises ends all of them: UserError on the others, with the same words.
+    """
+    if jax.process_count() == 1:
+        return function()
+    problem, message = None, b""
+    if jax.process_index() == 0:
+        try:
+            message = json.dumps({"result": function()}).encode()
+        except Exception as error:
+            problem, message = error, json.dumps({"error": str(error)}).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+    if problem is not None:
+        raise problem
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["result"]
