@@ -86,16 +86,21 @@ if name == "gcloud" and "scp" in words:
     shutil.copy(words[words.index("scp") + 1], host)
 if name == "gcloud" and "create" in words:
     shutil.copytree(fake / "environment", project / ".venv")
-if name == "gcloud" and "delete" in words and (project / "run.pid").exists():
+def end_run():
     while not (fake / "runs").exists():
         time.sleep(0.02)
     subprocess.run(["kill", (project / "run.pid").read_text().strip()])
+if name == "gcloud" and "delete" in words and (project / "run.pid").exists():
+    end_run()
     project.rename(fake / "deleted")
 if name == "gcloud" and "queued-resources" in words and "describe" in words:
     states = (fake / "states").read_text().split() if (fake / "states").exists() else ["ACTIVE"]
     (fake / "states").write_text(" ".join(states[1:] or states))
     if states[0] == "NOT_FOUND":
         sys.exit("ERROR: NOT_FOUND: no such resource")
+    if states[0] == "MAINTENANCE":  # of this test: the hosts get SIGTERM, and stay
+        end_run()
+        states = ["ACTIVE"]
     print(states[0])
 if name == "srun":
     while words[0].startswith("-"):
@@ -655,9 +660,10 @@ def test_tpu_run_starts_once_and_stops_on_request(place):
             0,
             ["create", "scp", "run", "delete", "create", "scp", "run"],
         ),
+        ("ACTIVE MAINTENANCE ACTIVE", "wait 0", 0, ["scp", "run", "scp", "run"]),
         ("ACTIVE FAILED", "wait", 1, ["scp", "run"]),
     ],
-    ids=["new", "mistake", "preempted", "failed"],
+    ids=["new", "mistake", "preempted", "maintenance", "failed"],
 )
 def test_tpu_resume(place, states, codes, code, deeds):
     settings = TPU_CREATE | {"WORKDIR": "/shared/run"}

@@ -1,6 +1,6 @@
 """Log-mel features in JAX, equal to librosa's on the same settings.
 
-    S[t, f] = sum_k mel[f, k] |FFT(window * x[t hop : t hop + fft_size])[k]|^power
+    S[t, f] = sum_k mel[f, k] |DFT(window * x[t hop : t hop + fft_size])[k]|^power
     features[t, f] = (log max(S[t, f], log_floor) - mean[f]) / deviation[f]
 
 Padding with zeros changes no valid frame: what lies past the end of a clip counts as silence,
@@ -80,10 +80,12 @@ class FeatureSpec:
 
 
 @functools.lru_cache(maxsize=8)
-def _window_and_mel(spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Hann window centred in the FFT [fft_size], mel filters [bins, F]; float32."""
+def _fourier_and_mel(spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Windowed cosines and sines [window, 2 bins], mel filters [bins, F]; float32."""
     window = librosa.filters.get_window("hann", spec.window_length, fftbins=True)
-    window = librosa.util.pad_center(window, size=spec.fft_size)
+    time, bins = np.arange(spec.window_length)[:, None], np.arange(spec.fft_size // 2 + 1)
+    angle = 2 * np.pi * (time * bins % spec.fft_size) / spec.fft_size
+    fourier = window[:, None] * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     mel = librosa.filters.mel(
         sr=spec.sample_rate,
         n_fft=spec.fft_size,
@@ -92,7 +94,7 @@ def _window_and_mel(spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
         fmax=spec.fmax,
         htk=spec.mel_scale == "htk",
     )
-    return window.astype(np.float32), mel.T.astype(np.float32)
+    return fourier.astype(np.float32), mel.T.astype(np.float32)
 
 
 def _frames(audio: jax.Array, length: int, hop: int, count: int) -> jax.Array:
@@ -118,16 +120,22 @@ def log_mel(
     Returns:
       features [B, T, F] float32, 0 where not valid; valid [B, T] bool.
     """
-    window, mel = _window_and_mel(spec)
+    fourier, mel = _fourier_and_mel(spec)
     scale = 1.0 / 32768.0 if audio.dtype == jnp.int16 else 1.0
     real = jnp.arange(audio.shape[1]) < num_samples[:, None]
     audio = jnp.where(real, audio.astype(jnp.float32) * scale, 0.0)
     count = spec.num_frames(audio.shape[1])
     if spec.center:
         audio = jnp.pad(audio, ((0, 0), (spec.fft_size // 2, 0)))
-    frames = _frames(audio, spec.fft_size, spec.hop_length, count)
-    magnitude = jnp.abs(jnp.fft.rfft(frames * window))
-    energy = jnp.matmul(magnitude**spec.power, mel, precision="highest")
+    # The window is centred in the FFT's length; past it there are only zeros.
+    start = (spec.fft_size - spec.window_length) // 2
+    frames = _frames(audio[:, start:], spec.window_length, spec.hop_length, count)
+    # A product and not an FFT, which XLA does not split over devices: it would gather the batch.
+    real_part, imaginary = jnp.split(jnp.matmul(frames, fourier, precision="highest"), 2, axis=-1)
+    energy = jnp.square(real_part) + jnp.square(imaginary)
+    if spec.power != 2:
+        energy = energy ** (spec.power / 2)
+    energy = jnp.matmul(energy, mel, precision="highest")
     features = jnp.log(jnp.maximum(energy, spec.log_floor))
     if spec.mean:
         features = (features - jnp.array(spec.mean)) / jnp.array(spec.deviation)

@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# What the scripts of this folder share. Sourced, never run.
+
+# shellcheck disable=SC2034  # for the script that sources this, like dry_run below
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=launch/$(basename "$0")
+dry_run=
+
+fail() { # MESSAGE: a missing setting or a wrong call
+  echo "$script: $*" >&2
+  exit 2
+}
+
+need() { # NAME...: settings that must not be empty
+  local name
+  for name; do
+    [ -n "${!name:-}" ] || fail "$name is not set: the first lines of $script say what it is"
+  done
+}
+
+quoted() { # WORD...: one line that a POSIX shell reads back as these words
+  local word line=
+  for word; do
+    if [[ -n $word && $word != *[!A-Za-z0-9_/.,:=@%+-]* ]]; then
+      line+="$word "
+    else
+      line+="'${word//\'/\'\\\'\'}' "
+    fi
+  done
+  printf '%s' "${line% }"
+}
+
+run() { # COMMAND...: runs it; with --dry-run prints it
+  if [ -n "$dry_run" ]; then
+    quoted "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+run_with_input() { # TEXT COMMAND...: likewise, with TEXT on its standard input
+  local text=$1
+  shift
+  if [ -n "$dry_run" ]; then
+    printf "%s <<'END_OF_INPUT'\n%s\nEND_OF_INPUT\n" "$(quoted "$@")" "$text"
+  else
+    printf '%s\n' "$text" | "$@"
+  fi
+}
+
+write_file() { # FILE TEXT
+  if [ -n "$dry_run" ]; then
+    printf "cat >%s <<'END_OF_FILE'\n%s\nEND_OF_FILE\n" "$(quoted "$1")" "$2"
+  else
+    printf '%s\n' "$2" >"$1"
+  fi
+}
+
+# The program reads file paths only. A location in a bucket, gs://BUCKET/REST, becomes
+# MOUNTS/ROLE/BUCKET/REST. There are two roles because the processes must see each other's files
+# in the workdir at once, while what is only read may be cached.
+arguments=() # of the program, with the paths where its locations are mounted
+buckets=()   # what has to be mounted for them: ROLE/BUCKET, each once
+
+read_arguments() { # MOUNTS ARGUMENT...: fills the two from ARGUMENT..., WORKDIR and DATA
+  local mounts=$1 argument rest role
+  shift
+  arguments=()
+  buckets=()
+  [ -z "${WORKDIR:-}" ] || set -- "$@" "--workdir=$WORKDIR"
+  [ -z "${DATA:-}" ] || set -- "$@" "--config.data.manifest=$DATA"
+  for argument; do
+    if [[ $argument == --*=gs://* ]]; then
+      rest=${argument#*=gs://}
+      role=data
+      [[ $argument != --workdir=* ]] || role=workdir
+      [[ " ${buckets[*]} " == *" $role/${rest%%/*} "* ]] || buckets+=("$role/${rest%%/*}")
+      argument=${argument%%=gs://*}=$mounts/$role/$rest
+    fi
+    arguments+=("$argument")
+  done
+}
+
+if [ "${1:-}" = --dry-run ]; then
+  dry_run=1
+fi

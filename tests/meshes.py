@@ -1,0 +1,115 @@
+"""Run by test_sharding.py in a process of its own: three steps on several meshes of 8 CPU devices.
+
+Writes to <folder>/results.npz the loss of each step and the parameters of every variant, and what
+each mesh makes of the checkpoint of another one.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+
+import jax
+import numpy as np
+
+from configs import pretrain as pretrain_config
+from conformer_jax import checkpoint, program, sharding
+
+# name: (data, fsdp, tensor), other fields.
+VARIANTS = {
+    "one device": ((1, 1, 1), {}),
+    "8,1,1": ((8, 1, 1), {}),
+    "4,2,1": ((4, 2, 1), {}),
+    "2,2,2": ((2, 2, 2), {}),
+    "1,8,1": ((1, 8, 1), {}),
+    "4,2,1 accumulate": ((4, 2, 1), {"train.accumulate": 4}),
+    "8,1,1 scan": ((8, 1, 1), {"conformer.scan_blocks": True}),
+    "2,2,2 remat": ((2, 2, 2), {"conformer.remat": "full"}),
+    "1,8,1 all": (
+        (1, 8, 1),
+        {"train.accumulate": 4, "conformer.scan_blocks": True, "conformer.remat": "products"},
+    ),
+}
+SAVED_BY = "2,2,2"  # whose checkpoint all others restore
+BATCH, SAMPLES, STEPS = 32, 8000, 3
+
+
+def config_of(mesh, fields):
+    config = pretrain_config.get_config("smoke")
+    config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
+    config.conformer.update(kernel_sizes=(5, 3, 3), dropout=0.1)
+    config.data.update(batch_size=BATCH, eval_batch_size=BATCH)
+    config.optimizer.update(learning_rate=1e-3, warmup_share=0.0)
+    config.sharding.update(dict(zip(sharding.AXES, mesh, strict=True)))
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def batch_of(step):
+    rng = np.random.default_rng(step)
+    return {
+        "audio": rng.integers(-9999, 9999, (BATCH, SAMPLES)).astype(np.int16),
+        "num_samples": rng.integers(SAMPLES // 2, SAMPLES, BATCH).astype(np.int32),
+        "valid": (np.arange(BATCH) % 8 > 0).astype(np.float32),
+    }
+
+
+def largest_all_gather(hlo):
+    """Bytes of the largest single all-gather of a compiled program."""
+    sizes = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "s16": 2}
+    largest = 0
+    for result in re.findall(r"= (.*?) all-gather(?:-start)?\(", hlo):
+        shapes = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        largest = max(
+            largest,
+            sum(sizes[kind] * int(np.prod([int(n) for n in dims.split(",") if n] or [1]))
+                for kind, dims in shapes),
+        )
+    return largest
+
+
+def main(folder):
+    results, resumed = {}, []
+    folder = pathlib.Path(folder)
+    for name, (mesh, fields) in VARIANTS.items():
+        devices = jax.devices()[: int(np.prod(mesh))]
+        built = program.build(config_of(mesh, fields), devices=devices)
+        state = built.init(jax.random.key(0))
+        results[f"{name}/born"] = max(
+            leaf.addressable_shards[0].data.size / leaf.size
+            for leaf in jax.tree.leaves(state.params)
+            if leaf.size > 4000
+        )
+        put = lambda step, place=built.batch_sharding: sharding.put_batch(batch_of(step), place)
+        compiled = built.train_step.lower(state, put(0), jax.random.key(1)).compile()
+        total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+        results[f"{name}/gathered"] = largest_all_gather(compiled.as_text()) / total
+
+        def run(state, steps, compiled=compiled, put=put):
+            losses = []
+            for step in steps:
+                state, pairs = compiled(state, put(step), jax.random.key(1))
+                losses.append(float(pairs["loss"][0] / pairs["loss"][1]))
+            return state, losses
+
+        state, results[f"{name}/losses"] = run(state, range(STEPS))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+            results[f"{name}/params/{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+        if name == SAVED_BY:
+            checkpoints = checkpoint.Checkpoints(folder)
+            checkpoints.save(state, {}, 0.0)
+            checkpoints.wait()
+        resumed.append((name, built, run))
+    for name, built, run in resumed:
+        state, _ = checkpoints.restore(built.abstract_state)
+        _, results[f"{name}/resumed"] = run(state, [STEPS])
+    checkpoints.close()
+    np.savez(folder / "results.npz", **results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
