@@ -44,27 +44,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, state):
-    """Shardings of a tree by shape alone.
+def partition_spec(mesh: Mesh, leaf) -> PartitionSpec:
+    """How an array lies on the mesh, by its shape alone.
 
-    The last axis is split over `tensor`, the largest of the others over `fsdp`.
-
-    An axis whose length the mesh axis does not divide, and anything with fewer than two axes,
-    stays whole: splitting it would save next to nothing.
+    The last axis is split over `tensor`, the largest of the others over `fsdp`. An axis whose
+    length the mesh axis does not divide, and anything with fewer than two axes, stays whole:
+    splitting it would save next to nothing.
     """
+    spec = [None] * leaf.ndim
+    if leaf.ndim > 1:
+        tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+        if tensor > 1 and leaf.shape[-1] % tensor == 0:
+            spec[-1] = "tensor"
+        free = [i for i in range(leaf.ndim) if not spec[i] and leaf.shape[i] % fsdp == 0]
+        if fsdp > 1 and free:
+            spec[max(free, key=lambda i: leaf.shape[i])] = "fsdp"
+    return PartitionSpec(*spec)
 
-    def shard(leaf):
-        spec = [None] * leaf.ndim
-        if leaf.ndim > 1:
-            tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-            if tensor > 1 and leaf.shape[-1] % tensor == 0:
-                spec[-1] = "tensor"
-            free = [i for i in range(leaf.ndim) if not spec[i] and leaf.shape[i] % fsdp == 0]
-            if fsdp > 1 and free:
-                spec[max(free, key=lambda i: leaf.shape[i])] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(shard, state)
+def state_shardings(mesh: Mesh, state):
+    """Tree of the shardings of a tree of arrays or shapes."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, partition_spec(mesh, leaf)), state)
 
 
 def check_batch_size(mesh: Mesh, size: int, field: str, passes: int = 1) -> None:

@@ -4,14 +4,9 @@ Writes to <folder>/results.npz the loss of each step and the parameters of every
 each mesh makes of the checkpoint of another one.
 """
 
-import os
 import pathlib
 import re
 import sys
-
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
 
 import jax
 import numpy as np
@@ -21,7 +16,6 @@ from conformer_jax import checkpoint, program, sharding
 
 # name: (data, fsdp, tensor), other fields.
 VARIANTS = {
-    "one device": ((1, 1, 1), {}),
     "8,1,1": ((8, 1, 1), {}),
     "4,2,1": ((4, 2, 1), {}),
     "2,2,2": ((2, 2, 2), {}),
@@ -29,11 +23,8 @@ VARIANTS = {
     "4,2,1 accumulate": ((4, 2, 1), {"train.accumulate": 4}),
     "8,1,1 scan": ((8, 1, 1), {"conformer.scan_blocks": True}),
     "2,2,2 remat": ((2, 2, 2), {"conformer.remat": "full"}),
-    "1,8,1 all": (
-        (1, 8, 1),
-        {"train.accumulate": 4, "conformer.scan_blocks": True, "conformer.remat": "products"},
-    ),
 }
+BORN_BY = ("8,1,1", "1,8,1")  # which draw their own parameters; the others take those
 SAVED_BY = "2,2,2"  # whose checkpoint all others restore
 BATCH, SAMPLES, STEPS = 32, 8000, 3
 
@@ -41,7 +32,7 @@ BATCH, SAMPLES, STEPS = 32, 8000, 3
 def config_of(mesh, fields):
     config = pretrain_config.get_config("smoke")
     config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
-    config.conformer.update(kernel_sizes=(5, 3, 3), dropout=0.1)
+    config.conformer.update(kernel_sizes=(3, 3), dropout=0.1)
     config.data.update(batch_size=BATCH, eval_batch_size=BATCH)
     config.optimizer.update(learning_rate=1e-3, warmup_share=0.0)
     config.sharding.update(dict(zip(sharding.AXES, mesh, strict=True)))
@@ -66,24 +57,28 @@ def largest_all_gather(hlo):
         shapes = re.findall(r"(\w+)\[([\d,]*)\]", result)
         largest = max(
             largest,
-            sum(sizes[kind] * int(np.prod([int(n) for n in dims.split(",") if n] or [1]))
-                for kind, dims in shapes),
+            sum(
+                sizes[kind] * int(np.prod([int(n) for n in dims.split(",") if n] or [1]))
+                for kind, dims in shapes
+            ),
         )
     return largest
 
 
 def main(folder):
-    results, resumed = {}, []
+    results, programs, first = {}, [], None
     folder = pathlib.Path(folder)
+    checkpoints = checkpoint.Checkpoints(folder)
     for name, (mesh, fields) in VARIANTS.items():
-        devices = jax.devices()[: int(np.prod(mesh))]
-        built = program.build(config_of(mesh, fields), devices=devices)
-        state = built.init(jax.random.key(0))
-        results[f"{name}/born"] = max(
-            leaf.addressable_shards[0].data.size / leaf.size
-            for leaf in jax.tree.leaves(state.params)
-            if leaf.size > 4000
-        )
+        built = program.build(config_of(mesh, fields))
+        if name in BORN_BY:
+            state = built.init(jax.random.key(0))
+        else:
+            shapes, tree = jax.tree.flatten(built.abstract_state)
+            places = [leaf.sharding for leaf in shapes]
+            state = jax.tree.unflatten(tree, jax.device_put(first, places))
+        first = first or jax.device_get(jax.tree.leaves(state))
+        results[f"{name}/born"] = largest_share(state.params)
         put = lambda step, place=built.batch_sharding: sharding.put_batch(batch_of(step), place)
         compiled = built.train_step.lower(state, put(0), jax.random.key(1)).compile()
         total = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
@@ -97,18 +92,28 @@ def main(folder):
             return state, losses
 
         state, results[f"{name}/losses"] = run(state, range(STEPS))
+        results[f"{name}/kept"] = largest_share(state.params)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-            results[f"{name}/params/{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+            results[f"{name}/params{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
         if name == SAVED_BY:
-            checkpoints = checkpoint.Checkpoints(folder)
             checkpoints.save(state, {}, 0.0)
             checkpoints.wait()
-        resumed.append((name, built, run))
-    for name, built, run in resumed:
+        programs.append((name, built, run))
+    for name, built, run in programs:
         state, _ = checkpoints.restore(built.abstract_state)
+        results[f"{name}/restored"] = largest_share(state.params)
         _, results[f"{name}/resumed"] = run(state, [STEPS])
     checkpoints.close()
     np.savez(folder / "results.npz", **results)
+
+
+def largest_share(params):
+    """The largest share of a matrix that one device holds."""
+    return max(
+        leaf.addressable_shards[0].data.size / leaf.size
+        for leaf in jax.tree.leaves(params)
+        if leaf.size > 1000
+    )
 
 
 if __name__ == "__main__":
