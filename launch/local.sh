@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Several processes on this machine, joined over loopback: what a pod does, without the pod.
 #
-#   launch/local.sh [--dry_run] N ARGUMENT...
+#   launch/local.sh [--dry-run] N ARGUMENT...
 #
 # runs `python -m conformer_jax.main ARGUMENT...` N times. Process 0 speaks; the others write to
 # local_process_<i>.log in LOG_DIR (default: a new temporary folder). When one dies, the others are
@@ -15,7 +15,7 @@ fail() {
 }
 
 dry_run=
-if [ "${1:-}" = --dry_run ]; then
+if [ "${1:-}" = --dry-run ]; then
   dry_run=1
   shift
 fi

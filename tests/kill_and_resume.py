@@ -1,0 +1,197 @@
+"""Kills a training run with SIGKILL again and again, and compares its end with a run left alone.
+
+    python tests/kill_and_resume.py --kills=100 [--processes=2] [--task=finetune] [--seed=0]
+
+A kill falls, by turns, into the start (imports, restoring), between two steps, or into a save
+that is being written. Parameters, optimizer state and metrics must come out bit-identical.
+Exit code 0 says that they did. Where --processes is more than 1, one of them, drawn at random,
+is killed, and the others must end by themselves within a minute.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+SAVE_EVERY = 6  # steps
+CLOCK = ("clips_per_s", "audio_hours_per_s", "mfu")  # metrics that tell time
+KINDS = ("start", "step", "save")
+
+
+def command(workdir, task, steps, processes):
+    """The argv of a run."""
+    arguments = [
+        f"--config=configs/{task}.py:smoke",
+        f"--workdir={workdir}",
+        "--config.data.loader=threads",
+        "--config.data.clip_s=0.5",
+        f"--config.train.num_steps={steps}",
+        "--config.train.log_every=1",
+        f"--config.checkpoint.every_steps={SAVE_EVERY}",
+    ]
+    if task == "finetune":
+        arguments.append("--config.init_from=")
+    if processes == 1:
+        return [sys.executable, "-m", "conformer_jax.main", *arguments]
+    return ["launch/local.sh", str(processes), *arguments]
+
+
+def start(argv, folder):
+    """Starts a run in a process group of its own; what it says goes to <folder>/output.log."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHON": sys.executable,
+        "LOG_DIR": str(folder),
+        # A restart then costs no compilation.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    with (folder / "output.log").open("a") as log:
+        return subprocess.Popen(
+            argv, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def logged_steps(workdir):
+    """Number of the newest step in metrics.jsonl."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def half_written(workdir):
+    """Folders of checkpoints that are being written, or were when a run was killed."""
+    return set((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+
+
+def wait_for(moment, run, workdir, rng, old):
+    """Waits for a moment of this kind, or for the end of the run; `old` saves do not count."""
+    if moment == "start":
+        time.sleep(rng.uniform(0.0, 6.0))
+        return
+    begin = logged_steps(workdir)
+    wanted = begin + 1 + rng.randrange(2 * SAVE_EVERY)
+    while run.poll() is None:
+        if moment == "step" and logged_steps(workdir) >= wanted:
+            return
+        if moment == "save" and half_written(workdir) - old:
+            time.sleep(rng.uniform(0.0, 0.02))
+            return
+        time.sleep(0.002)
+
+
+def processes_of(run):
+    """Process ids of the Python processes of a run: its own, or launch/local.sh's children."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True)
+    return [int(pid) for pid in listed.stdout.split()] or [run.pid]
+
+
+def kill(run, rng, processes):
+    """SIGKILL to one process; returns within a minute, when all have ended."""
+    victim = run.pid if processes == 1 else rng.choice(processes_of(run))
+    os.kill(victim, signal.SIGKILL)
+    code = run.wait(timeout=60)
+    assert code != 0, "a run that lost a process must not report success"
+
+
+def final(workdir):
+    """(arrays by name, records without clock) of a finished run."""
+    import orbax.checkpoint as ocp
+
+    newest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    arrays = {}
+    for item in ("params", "training"):
+        tree = ocp.StandardCheckpointer().restore(newest / item)
+        arrays |= flat(tree, f"{newest.name}/{item}")
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return arrays, [{k: v for k, v in r.items() if k not in CLOCK} for r in records]
+
+
+def flat(tree, name):
+    """Leaves of nested dicts and lists as numpy arrays, by path."""
+    if tree is None:
+        return {}
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: v for key, part in items for k, v in flat(part, f"{name}/{key}").items()}
+    return {name: np.asarray(tree)}
+
+
+def differences(left, right):
+    """Names of what is not bit-identical."""
+    (arrays, records), (other_arrays, other_records) = left, right
+    names = sorted(arrays.keys() ^ other_arrays.keys())
+    names += [
+        name
+        for name in sorted(arrays.keys() & other_arrays.keys())
+        if arrays[name].tobytes() != other_arrays[name].tobytes()
+    ]
+    return names + (["metrics.jsonl"] if records != other_records else [])
+
+
+def kill_and_resume(folder, *, kills, processes=1, task="pretrain", seed=0, say=print):
+    """Runs it all in `folder`; returns (differences, kills that fell into a save)."""
+    rng = random.Random(seed)
+    steps = SAVE_EVERY * (kills + 2)
+    alone, killed = folder / "alone", folder / "killed"
+    code = start(command(alone, task, steps, processes), folder).wait()
+    assert code == 0, (folder / "output.log").read_text()[-2000:]
+    in_save = 0
+    for i in range(kills):
+        old = half_written(killed)
+        run = start(command(killed, task, steps, processes), folder)
+        moment = KINDS[i % len(KINDS)]
+        wait_for(moment, run, killed, rng, old)
+        if run.poll() is not None:
+            assert run.returncode == 0, (folder / "output.log").read_text()[-2000:]
+            # It came through; what is left of the kills meets a run from the start.
+            say(f"kill {i + 1}: the run had finished; begun again")
+            assert not differences(final(alone), final(killed))
+            shutil.rmtree(killed)
+            continue
+        during = bool(half_written(killed) - old)
+        kill(run, rng, processes)
+        in_save += during
+        say(
+            f"kill {i + 1}/{kills}: {moment}{', in a save' if during else ''}, "
+            f"step {logged_steps(killed)} of {steps}"
+        )
+    code = start(command(killed, task, steps, processes), folder).wait()
+    assert code == 0, (folder / "output.log").read_text()[-2000:]
+    return differences(final(alone), final(killed)), in_save
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--task", choices=("pretrain", "finetune"), default="pretrain")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    begun = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        different, in_save = kill_and_resume(pathlib.Path(folder), **vars(options))
+    print(
+        f"{options.kills} kills ({in_save} in a save), {options.kills} resumes, "
+        f"{(time.time() - begun) / 60:.0f} min: "
+        + (f"differs in {', '.join(different[:5])}" if different else "bit-identical")
+    )
+    sys.exit(bool(different))
+
+
+if __name__ == "__main__":
+    main()
