@@ -25,7 +25,8 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None) ->
     that there are others, this process is alone.
 
     Raises:
-      UserError: only some of the arguments were given, or the others did not answer.
+      UserError: only some of the arguments were given.
+      ConnectionError: the others did not answer.
     """
     given = dict(zip(_ARGUMENTS, (coordinator_address, num_processes, process_id), strict=True))
     missing = [f"--{name}" for name, value in given.items() if value is None]
@@ -42,7 +43,8 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None) ->
     except (RuntimeError, ValueError) as error:
         if missing and on_tpu_vm() and "should be defined" in str(error):
             return  # a TPU, but of no cluster that JAX knows
-        raise UserError(
+        # Often only too early, and mended by another try: no mistake of the user's.
+        raise ConnectionError(
             f"cannot join the other processes: {str(error).strip().splitlines()[0]}; check that "
             f"process 0 runs and that its port is open"
         ) from error

@@ -1,10 +1,40 @@
-"""Explains a --config that cannot be read and a --config.field=value that names no field."""
+"""The --config flag of all commands, and what is wrong with it in one line."""
 
 import difflib
 import importlib.util
 import os
+import sys
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+
+def define_config_flag():
+    """Defines --config=FILE[:VARIANT] and --config.field=value."""
+    return config_flags.DEFINE_config_file("config", None, "FILE[:VARIANT]", lock_config=True)
+
+
+def parse_flags(argv: list[str], config) -> list[str]:
+    """Parses all flags; an unknown variant or field ends in one line with the known ones."""
+    try:
+        rest = flags.FLAGS(argv)
+        if config.value is None:
+            raise ValueError("--config is missing: try --config=configs/pretrain.py")
+        if len(rest) > 1:
+            raise ValueError(f"unknown argument {rest[1]!r}: flags are written --name=value")
+        config.value.name  # noqa: B018  (a file that failed to load raises only when it is used)
+        return rest
+    except (AttributeError, KeyError) as error:
+        fail(explain_unknown_field(argv) or str(error))
+    except Exception as error:
+        fail(explain_unreadable_config(argv, str(error)))
+
+
+def fail(message: str, code: int = 1, *, at_once: bool = False):
+    """Ends the process with one line on stderr; `at_once` without winding anything down."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    (os._exit if at_once else sys.exit)(code)
 
 
 def explain_unreadable_config(argv: list[str], error: str) -> str:

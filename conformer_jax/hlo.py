@@ -1,0 +1,125 @@
+"""Reads the text of a compiled program (HLO): its estimated cycles and its collectives."""
+
+import dataclasses
+import re
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "f64": 8, "s64": 8}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass
+class Cost:
+    """Of one run of a computation, loops counted as often as they turn.
+
+    cycles: the compiler's estimate, collectives left out: it gives none for them.
+    sent: bytes that each device sends, by kind of collective.
+    largest: bytes of the largest single result, by kind of collective.
+    """
+
+    cycles: float = 0.0
+    sent: dict[str, float] = dataclasses.field(default_factory=dict)
+    largest: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, other: "Cost", times: int = 1) -> None:
+        """Adds what `times` runs of another computation cost."""
+        self.cycles += times * other.cycles
+        for kind, size in other.sent.items():
+            self.sent[kind] = self.sent.get(kind, 0.0) + times * size
+        for kind, size in other.largest.items():
+            self.largest[kind] = max(self.largest.get(kind, 0), size)
+
+
+def cost(text: str, num_devices: int) -> Cost:
+    """Cost of a program's entry computation.
+
+    Args:
+      text: `jax.stages.Compiled.as_text()`.
+      num_devices: of the program; the group of a collective that names none.
+    """
+    computations, entry = _computations(text)
+    known: dict[str, Cost] = {}
+
+    def of(name):
+        if name not in known:
+            known[name] = total = Cost()
+            for line in computations.get(name, ()):
+                total.add(_own(line, num_devices))
+                for called, times in _called(line, computations):
+                    total.add(of(called), times)
+        return known[name]
+
+    return of(entry)
+
+
+def _computations(text):
+    """({name: lines of its instructions}, name of the entry)."""
+    result, entry, lines = {}, "", []
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            lines = result[header[2]] = []
+            entry = header[2] if header[1] else entry
+        elif line.startswith(" "):
+            lines.append(line)
+    return result, entry
+
+
+def _called(line, computations):
+    """(computation, how often) of what an instruction calls, reductions of a collective apart."""
+    calls = []
+    if loop := re.search(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)", line):
+        calls.append((loop[2], _turns(computations.get(loop[1], ()))))
+    calls += [(name, 1) for name in re.findall(r"calls=%?([\w.\-]+)", line)]
+    if branches := re.search(r"branch_computations=\{([^}]*)\}", line):
+        calls += [(name.strip(" %"), 1) for name in branches[1].split(",")]
+    return calls
+
+
+def _turns(condition):
+    """How often a loop turns: jax counts from 0 up to the constant of its condition."""
+    limits = [int(n) for line in condition for n in re.findall(r"s32\[\]\S* constant\((\d+)", line)]
+    return max(limits, default=1)
+
+
+def _own(line, num_devices):
+    """Cost of an instruction itself."""
+    instruction = _INSTRUCTION.match(line)
+    if not instruction:
+        return Cost()
+    result, kind, _ = instruction.groups()
+    kind = kind.removesuffix("-start")
+    if kind not in COLLECTIVES:
+        cycles = re.search(r'estimated_cycles":"?(\d+)', line)
+        return Cost(float(cycles[1])) if cycles else Cost()
+    shapes = [_size(*shape) for shape in _SHAPE.findall(result)]
+    # A started collective answers with its operand and its result.
+    size = max(shapes) if "-start(" in line and kind != "all-reduce" else sum(shapes)
+    group = _group_size(line, num_devices)
+    share = (group - 1) / group
+    factor = {"all-reduce": 2 * share, "reduce-scatter": group - 1, "collective-permute": 1.0}
+    return Cost(0.0, {kind: size * factor.get(kind, share)}, {kind: size})
+
+
+def _size(kind, dimensions):
+    count = 1
+    for length in dimensions.split(","):
+        count *= int(length or 1)
+    return count * _BYTES.get(kind, 4)
+
+
+def _group_size(line, num_devices):
+    """Devices that take part in one group of a collective, in any of the three notations."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return listed[1].count(",") + 1
+    if shaped := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
+        return int(shaped[1])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        group = 1
+        for axis in re.findall(r"'(\w+)'", named[2]):
+            group *= int(sizes[axis])
+        return group
+    return num_devices
