@@ -12,6 +12,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from conformer_jax.errors import UserError
@@ -145,11 +146,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _shapes(self, step, item):
-        return (
-            ocp.StandardCheckpointer()
-            .metadata(self.directory / str(step) / item)
-            .item_metadata.tree
-        )
+        return _metadata(self.directory / str(step) / item)
 
     def _set_aside(self, step):
         source = self.directory / str(step)
@@ -215,22 +212,22 @@ def load_encoder(workdir, params):
         is missing, left over or of another shape is accounted for.
     """
     directory = pathlib.Path(workdir).absolute() / "checkpoints"
-    checkpointer = ocp.StandardCheckpointer()
     reason = "there is none"
     for step in sorted(_steps(directory), reverse=True):
         folder = directory / str(step)
         try:
-            saved = _read_item(checkpointer, folder / "params")
-            average = checkpointer.metadata(folder / "training").item_metadata.tree.get("ema")
+            saved = read_item(folder / "params")
+            average = _metadata(folder / "training").get("ema")
             if average is not None:
-                saved = _read_item(checkpointer, folder / "training")["ema"]
+                saved = read_item(folder / "training")["ema"]
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
             logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
             continue
         _check_names(saved.get("encoder", {}), params["encoder"], directory)
         encoder = jax.tree.map(
-            lambda old, new: jax.device_put(new, getattr(old, "sharding", None)),
+            # From the host: several processes cannot move arrays between their devices.
+            lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
             params["encoder"],
             saved["encoder"],
         )
@@ -238,14 +235,25 @@ def load_encoder(workdir, params):
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
 
 
-def _read_item(checkpointer, folder):
-    """The tree of an item, on this process's first device, wherever it was when it was saved."""
+def read_item(folder):
+    """The tree of an item (`params`, `training`) of a checkpoint, wherever it was when saved.
+
+    Args:
+      folder: `<workdir>/checkpoints/<step>/<item>`.
+
+    Returns:
+      nested dicts and lists of arrays on this process's first device.
+    """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        checkpointer.metadata(folder).item_metadata.tree,
+        _metadata(folder),
     )
-    return checkpointer.restore(folder, target)
+    return ocp.StandardCheckpointer().restore(folder, target)
+
+
+def _metadata(folder):
+    return ocp.StandardCheckpointer().metadata(folder).item_metadata.tree
 
 
 def _version(package):

@@ -8,49 +8,46 @@
 # ended and its exit code is this script's.
 # Settings: PYTHON (python), PORT (a free one), LOG_DIR.
 set -euo pipefail
+# shellcheck source=launch/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[ -z "$dry_run" ] || shift
 
-fail() {
-  echo "launch/local.sh: $*" >&2
-  exit 2
-}
-
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-  dry_run=1
-  shift
-fi
 count=${1:-}
-[[ "$count" =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is missing: launch/local.sh N ARGUMENT..."
+[[ $count =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is missing: $script N ARGUMENT..."
 shift
-[ $# -gt 0 ] || fail "the arguments of conformer_jax.main are missing, such as --config=configs/pretrain.py"
+[ $# -gt 0 ] || fail "no argument given: $script $count --config=configs/pretrain.py"
 
+cd "$root"
 python=${PYTHON:-python}
-port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')}
+port=${PORT:-$("$python" -c '
+import socket
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    print(free.getsockname()[1])')}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 
-command_of() { # of process $1
-  printf '%s\0' "$python" -m conformer_jax.main "${@:2}" \
-    "--coordinator_address=localhost:$port" "--num_processes=$count" "--process_id=$1"
+arguments_of() { # of process $1, into `command`
+  command=("$python" -m conformer_jax.main "${@:2}" "--coordinator_address=localhost:$port"
+    "--num_processes=$count" "--process_id=$1")
 }
 
 if [ -n "$dry_run" ]; then
   for ((i = 0; i < count; i++)); do
-    mapfile -d '' -t command < <(command_of "$i" "$@")
-    printf 'JAX_PLATFORMS=%q ' "${JAX_PLATFORMS:-cpu}"
-    printf '%q ' "${command[@]}"
-    echo
+    arguments_of "$i" "$@"
+    echo "JAX_PLATFORMS=$(quoted "$JAX_PLATFORMS") $(quoted "${command[@]}") &"
   done
+  echo wait
   exit
 fi
 
 logs=${LOG_DIR:-$(mktemp -d)}
 mkdir -p "$logs"
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 processes=()
 stop() { kill -TERM "${processes[@]}" 2>/dev/null || true; }
 trap stop TERM INT
 
 for ((i = 0; i < count; i++)); do
-  mapfile -d '' -t command < <(command_of "$i" "$@")
+  arguments_of "$i" "$@"
   if [ "$i" = 0 ]; then
     "${command[@]}" &
   else
@@ -72,10 +69,11 @@ for ((ended = 0; ended < count; ended++)); do
   done
   if [ "$one" != 0 ] && [ "$code" = 0 ]; then
     code=$one
-    echo "launch/local.sh: process $which ended with exit code $one; its words: $logs/local_process_$which.log" >&2
+    echo "$script: process $which ended with exit code $one; its words: $logs/local_process_$which.log" >&2
     # Those that were asked to save end by themselves; those whose neighbour died may hang.
     if [ "$one" != 75 ]; then
-      (sleep 20 && kill -KILL "${processes[@]}" 2>/dev/null) &
+      (sleep 20 && kill -KILL "${processes[@]}") >/dev/null 2>&1 &
+      trap 'kill $! 2>/dev/null || true' EXIT
       stop
     fi
   fi

@@ -22,6 +22,10 @@ import time
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from conformer_jax import checkpoint
+
 ROOT = pathlib.Path(__file__).parents[1]
 SAVE_EVERY = 6  # steps
 CLOCK = ("clips_per_s", "audio_hours_per_s", "mfu")  # metrics that tell time
@@ -96,8 +100,8 @@ def wait_for(moment, run, workdir, rng, old):
 
 def processes_of(run):
     """Process ids of the Python processes of a run: its own, or launch/local.sh's children."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True)
-    return [int(pid) for pid in listed.stdout.split()] or [run.pid]
+    children = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+    return [int(pid) for pid in children.split()] or [run.pid]
 
 
 def kill(run, rng, processes):
@@ -110,13 +114,10 @@ def kill(run, rng, processes):
 
 def final(workdir):
     """(arrays by name, records without clock) of a finished run."""
-    import orbax.checkpoint as ocp
-
     newest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     arrays = {}
     for item in ("params", "training"):
-        tree = ocp.StandardCheckpointer().restore(newest / item)
-        arrays |= flat(tree, f"{newest.name}/{item}")
+        arrays |= flat(checkpoint.read_item(newest / item), f"{newest.name}/{item}")
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return arrays, [{k: v for k, v in r.items() if k not in CLOCK} for r in records]
 
