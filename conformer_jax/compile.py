@@ -152,7 +152,7 @@ def _devices(topology, chip):
         ).devices
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        if "libtpu" in reason or "not found" in reason.lower():
+        if "not installed" in reason or "libtpu" in reason:
             raise UserError(
                 f"the TPU compiler is missing: pip install '.[tpu]' ({reason})"
             ) from error

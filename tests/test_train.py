@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import pytest
 
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
-from conformer_jax import checkpoint, program, run, train
+from conformer_jax import checkpoint, preemption, program, run, train
 from conformer_jax.data.synthetic import CLASS_NAMES
 from conformer_jax.errors import UserError
 
@@ -97,6 +99,43 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(finished, tmp
     assert second == list(range(6, 12))  # saved at 6: restored, not begun again
     assert_same(final_state(workdir, result.program), final_state(tmp_path, result.program))
     assert records(workdir) == records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "moment", ["between two records", "in an evaluation", "after the last step"]
+)
+def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tmp_path, moment):
+    config, _, result = finished
+    config = config.copy_and_resolve_references()
+    config.train.log_every = 4
+    reference = tmp_path / "reference"
+    train.train_and_evaluate(config, reference, result.program)
+    terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    stop_at = {"between two records": 5, "in an evaluation": 6, "after the last step": 12}[moment]
+
+    def train_step(state, batch, key):
+        if int(state.step) + 1 == stop_at and moment != "in an evaluation":
+            terminate()
+        return result.program.train_step(state, batch, key)
+
+    def eval_step(state, batch, key):
+        if moment == "in an evaluation" and int(state.step) == stop_at:
+            terminate()
+        return result.program.eval_step(state, batch, key)
+
+    stopping = dataclasses.replace(result.program, train_step=train_step, eval_step=eval_step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(preemption.Preempted, match=f"stopped at step {stop_at}"):
+        train.train_and_evaluate(config, tmp_path / "run", stopping)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert int(final_state(tmp_path / "run", result.program).step) == stop_at
+    steps = []
+    train.train_and_evaluate(config, tmp_path / "run", watched(result.program, steps))
+    assert steps == list(range(stop_at, 12))
+    assert_same(
+        final_state(reference, result.program), final_state(tmp_path / "run", result.program)
+    )
+    assert records(reference) == records(tmp_path / "run")
 
 
 def test_a_finished_run_is_not_trained_again(copy):

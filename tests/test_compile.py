@@ -1,0 +1,68 @@
+"""Compiling for a TPU that is not there; the compiler itself comes with the extra `tpu`."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from configs import finetune as finetune_config
+from configs import pretrain as pretrain_config
+from conformer_jax import compile as tpu
+from conformer_jax.errors import UserError
+
+HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:16", "v5e:2x2x2x2", "v4:ax2"])
+def test_an_unknown_topology_is_answered_with_the_known_chips(topology):
+    with pytest.raises(UserError, match=r"--topology=.*v5e:16x16 .*chips: v4, v5e, v5p"):
+        tpu.estimate(pretrain_config.get_config("smoke"), topology)
+
+
+def test_the_clock_follows_from_the_peak():
+    """Matrix units of 128 x 128, a multiply-add a cycle: 8 a chip, 4 on v5e."""
+    units = {"v4": 8, "v5e": 4, "v5p": 8}
+    for name, chip in tpu.CHIPS.items():
+        assert chip.peak == pytest.approx(units[name] * 128 * 128 * 2 * chip.clock, rel=0.01)
+
+
+def test_what_to_change_doubles_the_passes_until_it_fits():
+    config = pretrain_config.get_config("smoke")
+    assert "train.accumulate=4," in tpu._mend(config, 2.5)
+    config.train.accumulate = 2
+    assert "train.accumulate=4," in tpu._mend(config, 1.2)
+
+
+def test_the_compilers_refusal_becomes_one_line():
+    config = pretrain_config.get_config("smoke")
+    text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 31.20G of 15.75G hbm.\n"
+    assert str(tpu._no_room(RuntimeError(text), config)).startswith(
+        "does not fit: 33.5 GB a chip of 16.9 GB: try --config.train.accumulate=4"
+    )
+    assert str(tpu._no_room(RuntimeError("INTERNAL: x\ny"), config)).endswith("INTERNAL: x")
+
+
+@pytest.mark.skipif(HAS_COMPILER, reason="the TPU compiler is installed")
+def test_without_the_compiler_one_line_says_what_to_install():
+    with pytest.raises(UserError, match=r"the TPU compiler is missing: pip install '\.\[tpu\]'"):
+        tpu.estimate(pretrain_config.get_config("smoke"), "v5e:2x4")
+
+
+@pytest.mark.slow  # 1 min
+@pytest.mark.skipif(not HAS_COMPILER, reason="needs the TPU compiler: pip install '.[tpu]'")
+def test_the_smoke_step_compiles_for_a_pod():
+    command = [sys.executable, "-m", "conformer_jax.compile", "--topology=v5e:2x4"]
+    command += ["--config=configs/pretrain.py:smoke"]
+    command += ["--config.data.batch_size=8", "--config.data.eval_batch_size=8"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "8 chips of v5e:2x4" in said
+    assert "GB of 16 GB: fits" in said
+    assert "all-reduce" in said
+    assert "estimated step:" in said
+
+
+def test_fine_tuning_is_refused():
+    config = finetune_config.get_config("smoke")
+    with pytest.raises(UserError, match="only pre-training"):
+        tpu._without_data(config)
