@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -140,3 +141,33 @@ def test_the_two_commands_end_to_end_on_files_with_bad_ones_among_them(tmp_path)
                     f"--config.init_from={pretrained}")  # fmt: skip
     for part in ("'hgh' is unknown to the checkpoint", "'high'"):
         assert part in message
+
+
+def test_sigterm_ends_a_run_with_a_save_and_the_code_to_retry_on(tmp_path):
+    records = tmp_path / "metrics.jsonl"
+    run = subprocess.Popen(
+        [
+            *[sys.executable, "-m", "conformer_jax.main", "--config=configs/pretrain.py:smoke"],
+            *[f"--workdir={tmp_path}", "--config.train.num_steps=1000000"],
+            *["--config.train.eval_every=0", "--config.checkpoint.every_steps=0"],
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 120
+    while not (records.exists() and '"step": 4' in records.read_text()):
+        assert run.poll() is None, run.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.1)
+    asked = time.time()
+    run.terminate()
+    said = run.communicate(timeout=60)[1]
+    assert time.time() - asked < 30
+    assert run.returncode == 75
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("error: stopped at step ")
+    assert last.endswith("by SIGTERM and saved: the same command goes on")
+    (saved,) = (tmp_path / "checkpoints").glob("[0-9]*")
+    assert last.split()[4] == saved.name
