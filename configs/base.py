@@ -47,8 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
     m.feed_forward_width = 1024
     m.kernel_sizes = (31,) + (15,) * 11  # depthwise kernel of each block, odd; one entry a block
     m.dropout = 0.1  # everywhere inside a block
-    m.scan_blocks = False  # run equal blocks as one loop: a large encoder compiles sooner
-    m.remat = "none"  # backward memory for time: 'none', 'products' (kept) or 'full' (nothing kept)
+    m.scan_blocks = False  # run equal blocks as one loop: less to compile, slower on CPU
+    # What the backward pass finds saved of a block: 'none' rematerialised, all but 'products', or
+    # 'full'. Saves memory, costs time. On CPU XLA undoes it unless scan_blocks is set, too.
+    m.remat = "none"
     m.dtype = "float32"  # compute: 'float32' or 'bfloat16'; parameters are always float32
 
     # Masked spans (models/masking.py).
@@ -150,7 +152,9 @@ def get_config() -> ml_collections.ConfigDict:
     # The loop (train.py).
     config.train = r = ml_collections.ConfigDict()
     r.num_steps = 100_000
-    r.accumulate = 1  # passes a step's batch is split into, to save memory; divides the batch size
+    # Passes that a step's batch is split into, to save memory; divides the batch size. Nothing else
+    # changes, but the diversity loss of target 'gumbel', which is then that of each pass.
+    r.accumulate = 1
     r.log_every = 100  # steps; 0: only at each save
     r.eval_every = 2000  # steps; 0: only before each save, which always evaluates
     r.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)

@@ -14,6 +14,7 @@ import shutil
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from conformer_jax.errors import UserError
 
@@ -46,7 +47,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state, meta: dict, metric: float) -> None:
-        """Starts writing the state in the background; a step that is there already is left.
+        """Starts writing the state in the background.
+
+        A step that is there already is left, unless it was saved because of SIGTERM, before its
+        evaluation (meta["preempted"]), and this save is not.
 
         Args:
           state: TrainState.
@@ -58,7 +62,10 @@ class Checkpoints:
         """
         step = int(state.step)
         if step in self._manager.all_steps():
-            return
+            saved = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+            if "preempted" not in saved or "preempted" in meta:
+                return
+            self._manager.delete(step)
         tree = _as_tree(state)
         self._check_space(tree)
         versions = {name: _version(name) for name in _PACKAGES}
@@ -92,6 +99,7 @@ class Checkpoints:
         """
         unreadable, reason = [], ""
         for step in sorted(self._manager.all_steps(), reverse=True):
+            problem = None
             try:
                 meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
                 expected = _as_tree(state)
@@ -104,8 +112,10 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
+                problem = error
+            if not _all_agree(problem is None):
                 unreadable.append(step)
-                reason = _first_line(error)
+                reason = _first_line(problem) if problem else "another process cannot read it"
                 continue
             for broken in unreadable:
                 logging.warning(
@@ -151,8 +161,10 @@ class Checkpoints:
     def _set_aside(self, step):
         source = self.directory / str(step)
         aside = self.directory.parent / f"unreadable_checkpoint_{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        source.rename(aside)
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            source.rename(aside)
+        _all_agree(True)  # not before it is moved
         self._manager.reload()
         return aside
 
@@ -254,6 +266,13 @@ def read_item(folder):
 
 def _metadata(folder):
     return ocp.StandardCheckpointer().metadata(folder).item_metadata.tree
+
+
+def _all_agree(fine):
+    """Whether it is so on every process; all must ask."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(multihost_utils.process_allgather(np.asarray(fine)).all())
 
 
 def _version(package):

@@ -31,8 +31,10 @@ from conformer_jax.errors import UserError
 class Chip:
     """One TPU chip. Peaks and memory: Google Cloud's pages of each version, read 2026-11.
 
-    hbm: bytes; peak: dense bfloat16 FLOP/s; links: bytes/s that a chip sends over all its links to
-    other chips (half of the published bandwidth, where that counts both directions).
+    hbm: bytes, at the published 10**9 a GB (a chip has a little more).
+    peak: dense bfloat16 FLOP/s.
+    links: bytes/s that a chip sends over all its links to other chips (half of the published
+    bandwidth, where that counts both directions).
     clock: Hz, from the peak: FLOP/s / (matrix units x 128 x 128 x 2).
     """
 
@@ -58,7 +60,9 @@ class Estimate:
     memory: float  # arguments, working space and program together
     hbm: float
     compute_s: float  # the compiler's cycles, turned into time by the chip's clock
-    collective_s: float  # bytes sent / Chip.links, none of it hidden behind compute
+    # Bytes sent / Chip.links: as if every link served every collective, which is a lower bound, but
+    # none of it hidden behind compute.
+    collective_s: float
     sent: dict[str, float]  # by kind of collective
     largest: dict[str, int]  # largest single collective of each kind
     model_flops: float  # matrix products of the model (flops.py), its share of one chip

@@ -71,7 +71,8 @@ def on_tpu_vm(root="/") -> bool:
 def on_first(function):
     """Calls `function` on process 0 only and gives its result, as JSON holds it, to all.
 
-    What process 0 raises ends all of them: UserError on the others, with the same words.
+    What process 0 raises ends all of them: on the others it is an OSError, where it was one, or
+    else a UserError, with the same words.
     """
     if jax.process_count() == 1:
         return function()
@@ -80,13 +81,15 @@ def on_first(function):
         try:
             message = json.dumps({"result": function()}).encode()
         except Exception as error:
-            problem, message = error, json.dumps({"error": str(error)}).encode()
+            kind = "OSError" if isinstance(error, OSError) else "UserError"
+            problem, message = error, json.dumps({kind: str(error)}).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = np.zeros(size, np.uint8)
     padded[: len(message)] = np.frombuffer(message, np.uint8)
     answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
     if problem is not None:
         raise problem
-    if "error" in answer:
-        raise UserError(answer["error"])
+    for kind in (OSError, UserError):
+        if kind.__name__ in answer:
+            raise kind(answer[kind.__name__])
     return answer["result"]

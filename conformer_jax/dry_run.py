@@ -28,7 +28,9 @@ def describe(config) -> str:
         source, held_out, names = train.prepare_data(config, nowhere, report)
     compiled = program.build(config, len(names))
     state = compiled.abstract_state
-    batches = host_loader.train_batches(source, config, 0, report)
+    batches = host_loader.train_batches(
+        source, config, 0, report, jax.process_index(), jax.process_count()
+    )
     batch = next(batches)
     batches.close()
     step = compiled.train_step.lower(

@@ -5,7 +5,9 @@ import re
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "f64": 8, "s64": 8}
+# Of the types that do not take 4.
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
+_BYTES |= {"f64": 8, "s64": 8, "u64": 8, "c64": 8}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
@@ -95,8 +97,11 @@ def _own(line, num_devices):
         cycles = re.search(r'estimated_cycles":"?(\d+)', line)
         return Cost(float(cycles[1])) if cycles else Cost()
     shapes = [_size(*shape) for shape in _SHAPE.findall(result)]
-    # A started collective answers with its operand and its result.
-    size = max(shapes) if "-start(" in line and kind != "all-reduce" else sum(shapes)
+    if "-start(" in line and kind == "collective-permute":
+        shapes = shapes[1:2]  # (operand, result, two flags)
+    elif "-start(" in line and kind != "all-reduce":
+        shapes = shapes[len(shapes) // 2 :]  # operands, then results
+    size = sum(shapes)
     group = _group_size(line, num_devices)
     share = (group - 1) / group
     factor = {"all-reduce": 2 * share, "reduce-scatter": group - 1, "collective-permute": 1.0}

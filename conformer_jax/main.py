@@ -30,19 +30,21 @@ def main(argv):
         distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         progress.set_up_logging(active=jax.process_index() == 0)
         closing = dry_run.describe(config) if DRY_RUN.value else run.run(config, workdir)
-    except UserError as error:
-        # Of several processes, winding down would wait for the others, which wait for this one.
-        overrides.fail(str(error), at_once=jax.process_count() > 1)
     except preemption.Preempted as stopped:
-        overrides.fail(
-            f"{stopped} by SIGTERM and saved: the same command goes on", preemption.EXIT_CODE
-        )
-    except OSError as error:
-        overrides.fail(f"{error}: mend it and run the same command again", _CRASHED)
-    except jax.errors.JaxRuntimeError as error:
+        said = f"{stopped} by SIGTERM and saved: the same command goes on"
+        overrides.fail(said, preemption.EXIT_CODE)
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
+        # Of several processes, winding down would wait for the others, which wait for this one.
+        several = jax.process_count() > 1
+        if isinstance(error, UserError):
+            overrides.fail(str(error), at_once=several)
+        if isinstance(error, OSError):
+            said = f"{error}: mend it and run the same command again"
+            overrides.fail(said, _CRASHED, at_once=several)
         if "RESOURCE_EXHAUSTED" in str(error):
-            overrides.fail("the device has too little memory: lower --config.data.batch_size")
-        if jax.process_count() == 1:
+            fields = "data.batch_size, raise train.accumulate or set conformer.remat=full"
+            overrides.fail(f"the device has too little memory: lower {fields}", at_once=several)
+        if not several:
             raise
         reason = str(error).splitlines()[0]
         overrides.fail(f"another process may have died: {reason}", _CRASHED, at_once=True)

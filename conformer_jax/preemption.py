@@ -4,6 +4,7 @@ TPU VMs that are preempted, Slurm at a time limit and Kubernetes all send SIGTER
 SIGKILL half a minute later.
 """
 
+import itertools
 import signal
 import threading
 
@@ -17,27 +18,33 @@ class Preempted(Exception):
     """The run was asked to stop, and has saved; the same command goes on."""
 
 
-class Watch:
-    """Notes SIGTERM from the second call of `due` to `close`.
+# Of `due` in this process; the coordination service knows the places by their number.
+_CALLS = itertools.count(1)
 
-    Before that there is nothing to save, and SIGTERM ends the process at once, as it does by
-    itself (exit code 143). Of several processes, JAX's coordination service hears the signal of
-    any one and finds a call of `due` that none has made yet, at which it is true for all. Outside
-    the main thread no signal can be heard.
+
+class Watch:
+    """Notes SIGTERM.
+
+    A process that is alone listens from the second call of `due` to `close`: before that there is
+    nothing to save, and SIGTERM ends the process at once, as it does by itself (exit code 143).
+    Outside the main thread no signal can be heard. Where there are several processes, JAX's
+    coordination service has listened since they joined: it hears the signal of any one and finds a
+    call of `due` that none has made yet, at which it is true for all.
     """
 
     def __init__(self):
-        self._asked, self._calls, self._before = False, 0, None
+        self._asked, self._before = False, None
+        self._new = True  # `due` has not been called
         self._alone = jax.process_count() == 1
         self._can_listen = threading.current_thread() is threading.main_thread()
 
     def due(self) -> bool:
         """Whether to save and stop here; all processes ask at the same places."""
-        self._calls += 1
         if not self._alone:
-            return multihost_utils.reached_preemption_sync_point(self._calls)
-        if self._calls == 2 and self._can_listen:
+            return multihost_utils.reached_preemption_sync_point(next(_CALLS))
+        if not self._new and self._before is None and self._can_listen:
             self._before = signal.signal(signal.SIGTERM, self._note)
+        self._new = False
         return self._asked
 
     def close(self) -> None:

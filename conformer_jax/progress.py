@@ -89,6 +89,7 @@ class Log:
             return
         self._file.write(json.dumps(self._records[-1]) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())  # a mounted bucket keeps it nowhere else before it is closed
         for name, value in record.items():
             if value is not None:
                 self._events.add_scalar(f"{split}/{name}", value, step)

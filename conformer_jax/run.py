@@ -74,6 +74,6 @@ def _next(config, workdir):
 def _bad_audio(workdir):
     """Of several processes each lists what it could not read."""
     lists = sorted(pathlib.Path(workdir).glob("bad_audio*.csv"))
-    count = sum(len(path.read_text().splitlines()) - 1 for path in lists)
+    bad = {line.partition(",")[0] for path in lists for line in path.read_text().splitlines()[1:]}
     where = ", ".join(map(str, lists))
-    return f"{count} audio file(s) could not be used: see {where}" if lists else ""
+    return f"{len(bad)} audio file(s) could not be used: see {where}" if lists else ""

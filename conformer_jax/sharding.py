@@ -12,14 +12,19 @@ AXES = ("data", "fsdp", "tensor")
 def make_mesh(config, devices=None) -> Mesh:
     """Mesh with the axes `data`, `fsdp` and `tensor` over all devices.
 
+    Along the batch the devices of process 0 come first, then those of process 1, and so on: each
+    process reads exactly the rows of its own devices.
+
     Args:
       config: config.sharding; one size may be -1 and takes what is left.
       devices: all of them by default.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or `tensor` reaches over
+        several processes.
     """
-    count = len(devices if devices is not None else jax.devices())
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
     sizes = [config[axis] for axis in AXES]
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0 and count % known == 0:
@@ -31,7 +36,36 @@ def make_mesh(config, devices=None) -> Mesh:
         )
     # XLA places what no sharding says; make_mesh's default, Explicit axes, would have us say all.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    mesh = jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    if in_process_order(mesh.devices):
+        return mesh
+    # The order that suits the interconnect best does not suit the rows.
+    devices.sort(key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=types)
+    if not in_process_order(mesh.devices):
+        raise UserError(
+            f"config.sharding.tensor = {sizes[-1]} reaches over several processes: it must divide "
+            f"the {jax.local_device_count()} device(s) of each"
+        )
+    return mesh
+
+
+def in_process_order(devices) -> bool:
+    """Whether the processes own equal, consecutive stretches of the batch.
+
+    Args:
+      devices: array [data, fsdp, tensor] of objects with a `process_index`.
+    """
+    owners = np.vectorize(lambda device: device.process_index)(devices)
+    owners = owners.reshape(-1, owners.shape[-1])
+    first = owners[:, 0]
+    processes, counts = np.unique(first, return_counts=True)
+    return bool(
+        (owners == first[:, None]).all()
+        and (np.diff(first) >= 0).all()
+        and (counts == counts[0]).all()
+        and (processes == np.arange(len(processes))).all()
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

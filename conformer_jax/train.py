@@ -66,6 +66,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     config = config.copy_and_resolve_references()
     distributed.on_first(lambda: workdirs.claim(workdir, config))
     workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"process {jax.process_index()} does not see what process 0 wrote to "
+            f"--workdir={workdir}: it must lie where all processes see it"
+        )
     host, num_hosts = jax.process_index(), jax.process_count()
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
@@ -129,8 +134,12 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         compiling = True  # the first window holds the compilation and tells no speed
         for step in range(start_step, num_steps + 1):
             last = step == num_steps
-            if last and not fresh and log.last("eval"):
-                held_out = log.last("eval")  # finished already
+            if (
+                last
+                and not fresh
+                and (done_before := distributed.on_first(lambda: log.last("eval")))
+            ):
+                held_out = done_before
                 break
             paused = time.perf_counter()
             stop = watch.due()
@@ -192,12 +201,12 @@ def prepare_data(config, workdir, report):
     Returns:
       training source, held-out source, label names.
     """
-    own = checkpoint.read_meta(workdir)
+    own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task == "finetune" else None
     train_source, eval_source = open_sources(config, names)
     origin = own
     if origin is None and config.init_from:
-        origin = checkpoint.read_meta(config.init_from)
+        origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))
         if origin is None:
             raise UserError(
                 f"config.init_from = {config.init_from!r} holds no checkpoint: pre-train first "
@@ -222,7 +231,10 @@ def _check_same_encoder(saved, config):
     """Raises UserError where the checkpoint's encoder or features are not this config's."""
     wanted = config.to_dict()
     fields = []
-    for section, free in (("conformer", {"dropout", "dtype"}), ("features", {"mean", "deviation"})):
+    for section, free in (
+        ("conformer", {"dropout", "dtype", "remat", "scan_blocks"}),
+        ("features", {"mean", "deviation"}),
+    ):
         old = {k: v for k, v in saved[section].items() if k not in free}
         new = {
             k: list(v) if isinstance(v, tuple) else v

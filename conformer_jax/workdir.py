@@ -8,6 +8,8 @@ from conformer_jax.errors import UserError
 # What may change between a run and its continuation: nothing that enters the parameters.
 _MAY_CHANGE = (
     "checkpoint.",
+    "conformer.remat",
+    "conformer.scan_blocks",
     "sharding.",
     "compare_with_scratch",
     "data.eval_batch_size",
@@ -17,6 +19,7 @@ _MAY_CHANGE = (
     "data.workers",
     "name",
     "next_command",
+    "train.accumulate",
     "train.eval_every",
     "train.log_every",
     "train.max_nonfinite_steps",

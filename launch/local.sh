@@ -12,6 +12,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ -z "$dry_run" ] || shift
 
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "bash 5.1 or newer is needed"
 count=${1:-}
 [[ $count =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is missing: $script N ARGUMENT..."
 shift
@@ -69,7 +70,9 @@ for ((ended = 0; ended < count; ended++)); do
   done
   if [ "$one" != 0 ] && [ "$code" = 0 ]; then
     code=$one
-    echo "$script: process $which ended with exit code $one; its words: $logs/local_process_$which.log" >&2
+    words=above
+    [ "$which" = 0 ] || words=$logs/local_process_$which.log
+    echo "$script: process $which ended with exit code $one; its words: $words" >&2
     # Those that were asked to save end by themselves; those whose neighbour died may hang.
     if [ "$one" != 75 ]; then
       (sleep 20 && kill -KILL "${processes[@]}") >/dev/null 2>&1 &

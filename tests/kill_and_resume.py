@@ -9,6 +9,7 @@ is killed, and the others must end by themselves within a minute.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -29,7 +30,7 @@ from conformer_jax import checkpoint
 ROOT = pathlib.Path(__file__).parents[1]
 SAVE_EVERY = 6  # steps
 CLOCK = ("clips_per_s", "audio_hours_per_s", "mfu")  # metrics that tell time
-KINDS = ("start", "step", "save")
+KINDS = ("save", "step", "start")
 
 
 def command(workdir, task, steps, processes):
@@ -78,8 +79,13 @@ def logged_steps(workdir):
 
 
 def half_written(workdir):
-    """Folders of checkpoints that are being written, or were when a run was killed."""
-    return set((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+    """(folder, inode) of checkpoints that are being written, or were when a run was killed."""
+    folders = (workdir / "checkpoints").glob("*orbax-checkpoint-tmp*")
+    found = set()
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):  # it got its name meanwhile
+            found.add((folder.name, folder.stat().st_ino))
+    return found
 
 
 def wait_for(moment, run, workdir, rng, old):
@@ -93,7 +99,7 @@ def wait_for(moment, run, workdir, rng, old):
         if moment == "step" and logged_steps(workdir) >= wanted:
             return
         if moment == "save" and half_written(workdir) - old:
-            time.sleep(rng.uniform(0.0, 0.02))
+            time.sleep(rng.uniform(0.0, 0.01))
             return
         time.sleep(0.002)
 
@@ -164,8 +170,8 @@ def kill_and_resume(folder, *, kills, processes=1, task="pretrain", seed=0, say=
             assert not differences(final(alone), final(killed))
             shutil.rmtree(killed)
             continue
-        during = bool(half_written(killed) - old)
         kill(run, rng, processes)
+        during = bool(half_written(killed) - old)
         in_save += during
         say(
             f"kill {i + 1}/{kills}: {moment}{', in a save' if during else ''}, "

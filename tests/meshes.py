@@ -21,7 +21,7 @@ VARIANTS = {
     "2,2,2": ((2, 2, 2), {}),
     "1,8,1": ((1, 8, 1), {}),
     "4,2,1 accumulate": ((4, 2, 1), {"train.accumulate": 4}),
-    "8,1,1 scan": ((8, 1, 1), {"conformer.scan_blocks": True}),
+    "4,2,1 scan": ((4, 2, 1), {"conformer.scan_blocks": True}),
     "2,2,2 remat": ((2, 2, 2), {"conformer.remat": "full"}),
 }
 BORN_BY = ("8,1,1", "1,8,1")  # which draw their own parameters; the others take those

@@ -157,6 +157,24 @@ def test_a_process_that_dies_ends_the_job_within_a_minute(tmp_path, victim):
     assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
 
 
+def test_a_tensor_axis_over_two_processes_is_refused_and_all_end(tmp_path):
+    job = subprocess.run(
+        [
+            *["launch/local.sh", "2", "--config=configs/pretrain.py:smoke"],
+            *[f"--workdir={tmp_path}", "--config.sharding.data=1", "--config.sharding.tensor=2"],
+            "--config.data.loader=threads",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert job.returncode == 1
+    assert "error: config.sharding.tensor = 2 reaches over several processes" in job.stderr
+
+
 def test_what_the_environment_says_of_other_processes():
     expected = distributed.several_expected
     assert not expected({})

@@ -55,3 +55,14 @@ def test_a_program_of_one_device_sends_nothing():
     cost = hlo.cost(compiled.as_text(), 1)
     assert cost.sent == {}
     assert cost.cycles == 0  # the CPU compiler estimates nothing
+
+
+def test_a_started_collective_counts_its_results():
+    lines = [
+        "  %a = ((f32[8]{0}, f32[8]{0}), (f32[64]{0}, f32[64]{0})) all-gather-start(%x, %y)",
+        "  %b = (f32[64]{0}, f32[8]{0}) reduce-scatter-start(%x), replica_groups=[1,8]<=[8]",
+        "  %c = (f32[16]{0}, f32[16]{0}, u32[], u32[]) collective-permute-start(%x)",
+    ]
+    cost = hlo.cost("\n".join(["ENTRY %main (x: f32[8]) -> f32[8] {", *lines, "}"]), 8)
+    expected = {"all-gather": 512 * 7 / 8, "reduce-scatter": 32 * 7, "collective-permute": 64}
+    assert cost.sent == expected

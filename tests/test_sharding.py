@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,22 @@ def shape(*size):
 def test_rules_know_shapes_alone(size, expected):
     mesh = jax.sharding.AbstractMesh((1, 2, 2), sharding.AXES)
     assert tuple(sharding.partition_spec(mesh, shape(*size))) == expected
+
+
+def owners(*processes):
+    """Devices [data, 1, tensor] that belong to these processes."""
+    rows = [[types.SimpleNamespace(process_index=i) for i in row] for row in processes]
+    return np.array(rows)[:, None]
+
+
+def test_every_process_owns_a_stretch_of_the_batch():
+    """Or a process would read rows that its devices do not hold."""
+    assert sharding.in_process_order(owners([0], [0], [1], [1]))
+    assert sharding.in_process_order(owners([0, 0], [1, 1]))
+    assert not sharding.in_process_order(owners([0, 1]))  # tensor over two processes
+    assert not sharding.in_process_order(owners([0], [1], [0], [1]))
+    assert not sharding.in_process_order(owners([1], [0]))
+    assert not sharding.in_process_order(owners([0], [0], [1]))
 
 
 def test_mesh_sizes_must_cover_the_devices():

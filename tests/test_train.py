@@ -136,6 +136,14 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
         final_state(reference, result.program), final_state(tmp_path / "run", result.program)
     )
     assert records(reference) == records(tmp_path / "run")
+    # What was saved in haste was replaced by a save like any other.
+    ranks = lambda folder: {
+        path.parent.parent.name: path.read_text()
+        for path in folder.glob("checkpoints/*/metrics/metrics")
+    }
+    assert ranks(tmp_path / "run")["12"] == ranks(reference)["12"]
+    never = dataclasses.replace(result.program, train_step=None, eval_step=None)
+    train.train_and_evaluate(config, tmp_path / "run", never)  # finished: nothing is done again
 
 
 def test_a_finished_run_is_not_trained_again(copy):
@@ -208,10 +216,12 @@ def test_a_workdir_of_another_config_is_refused(copy):
     config = config.copy_and_resolve_references()
     config.optimizer.learning_rate = 0.5
     config.train.log_every = 3  # may change
+    config.conformer.scan_blocks = True  # this, too
     with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.001 -> 0\.5|-> 0\.5") as e:
         train.train_and_evaluate(config, workdir, prepared)
     assert "another --workdir" in str(e.value)
     assert "log_every" not in str(e.value)
+    assert "scan_blocks" not in str(e.value)
 
 
 def test_a_run_that_failed_before_its_first_save_does_not_claim_the_workdir(finished, tmp_path):
@@ -268,6 +278,7 @@ def test_fine_tuning_starts_from_the_encoder_and_reports_the_control(finished, t
     tuned = smoke("finetune", num_steps=2)
     tuned.init_from, tuned.compare_with_scratch = str(workdir), True
     tuned.features.update(mean=(), deviation=())
+    tuned.conformer.update(remat="full", scan_blocks=True)  # not of the architecture
     encoder, steps = [], []
     built = program.build
 
