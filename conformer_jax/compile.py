@@ -94,8 +94,8 @@ def estimate(config, topology: str) -> Estimate:
             f"v5e:16x16 or v5p:4x4x4; chips: {', '.join(CHIPS)}"
         )
     chip = CHIPS[version]
-    devices = _devices(topology, chip)
     config = _without_data(config)
+    devices = _devices(topology, chip)
     built = program.build(config, devices=devices)
     begun = time.perf_counter()
     lowered = built.train_step.lower(
@@ -157,9 +157,8 @@ def _devices(topology, chip):
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         if "not installed" in reason or "libtpu" in reason:
-            raise UserError(
-                f"the TPU compiler is missing: pip install '.[tpu]' ({reason})"
-            ) from error
+            install = "pip install -c launch/constraints.txt -e '.[tpu]'"
+            raise UserError(f"the TPU compiler is missing: {install} ({reason})") from error
         raise UserError(f"--topology={topology}: {reason}") from error
 
 

@@ -82,6 +82,13 @@ read_arguments() { # MOUNTS ARGUMENT...: fills the two from ARGUMENT..., WORKDIR
   done
 }
 
-if [ "${1:-}" = --dry-run ]; then
-  dry_run=1
-fi
+case ${1:-} in
+--dry-run) dry_run=1 ;;
+-h | --help)
+  sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+  exit 0
+  ;;
+esac
+for word in "${@:2}"; do
+  [ "$word" != --dry-run ] || fail "--dry-run must be the first word"
+done

@@ -184,10 +184,10 @@ def kill_and_resume(folder, *, kills, processes=1, task="pretrain", seed=0, say=
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=100, help="about 10 s each; default 100")
+    parser.add_argument("--processes", type=int, default=1, help="of the run; default 1")
     parser.add_argument("--task", choices=("pretrain", "finetune"), default="pretrain")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments; default 0")
     options = parser.parse_args()
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -30,8 +30,7 @@ def start(folder, tasks, count, stop_at=-1):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        # Less to compile.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     command = [sys.executable, str(ROOT / "tests" / "processes.py"), str(folder), ",".join(tasks)]
     return [

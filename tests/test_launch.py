@@ -736,3 +736,14 @@ def test_node_installs_where_nothing_is_installed(place, extra, suffix):
     (place.fake / "calls").unlink()
     assert place.run("node.sh", "--install", EXTRA=extra).returncode == 0
     assert place.calls == []
+
+
+@pytest.mark.parametrize("script", ["local", "node", "slurm", "tpu_pod", "gke_jobset"])
+def test_help_is_the_header_and_a_late_dry_run_is_refused(script):
+    path = LAUNCH / f"{script}.sh"
+    said = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"launch/{script}.sh" in said
+    assert "set -euo" not in said
+    late = subprocess.run([path, "run", "--dry-run"], capture_output=True, text=True, check=False)
+    assert late.returncode == 2
+    assert "--dry-run must be the first word" in late.stderr
