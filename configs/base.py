@@ -84,8 +84,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Classifier head (models/classifier.py).
     config.classifier = h = ml_collections.ConfigDict()
-    h.pooling = "mean"  # over valid tokens: 'mean' or 'max'
-    h.dropout = 0.1  # on the pooled vector
+    # Over valid tokens: 'mean', 'max', 'attention' (Kong et al. 2018, with one query) or
+    # 'linear_softmax' (of token probabilities: Wang, Li & Metze 2019).
+    h.pooling = "mean"
+    h.dropout = 0.1  # on what the head sees: the pooled vector; with 'linear_softmax' every token
     h.multi_label = (
         False  # False: one label a clip, cross-entropy; True: several, binary cross-entropy
     )

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformer_jax.models.classifier import Classifier, pool
+from conformer_jax.models.classifier import (
+    Classifier,
+    attention_pool,
+    linear_softmax_pool,
+    pool,
+)
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
 
@@ -35,7 +40,7 @@ class Toy:
         )
 
 
-@pytest.fixture(scope="module", params=["mean", "max"])
+@pytest.fixture(scope="module", params=["mean", "max", "attention", "linear_softmax"])
 def toy(request):
     return Toy(request.param)
 
@@ -64,6 +69,37 @@ def test_pooling_takes_valid_tokens_only():
     valid = jnp.asarray([[True, True, False], [False, False, False]])
     np.testing.assert_allclose(pool(x, valid, "mean"), [[2.0, -3.0], [0.0, 0.0]])
     np.testing.assert_allclose(pool(x, valid, "max"), [[3.0, -2.0], [0.0, 0.0]])
+
+
+def test_attention_weighs_valid_tokens_by_the_softmax_of_their_scores():
+    x = jnp.asarray([[[1.0, -4.0], [3.0, -2.0], [100.0, 100.0]], [[5.0, 5.0]] * 3])
+    valid = jnp.asarray([[True, True, False], [False, False, False]])
+    scores = jnp.asarray([[0.0, np.log(3.0), 50.0]] * 2)
+    pooled = attention_pool(x, scores, valid)
+    np.testing.assert_allclose(pooled, [[2.5, -2.5], [0.0, 0.0]], rtol=1e-6)
+    even = attention_pool(x, jnp.zeros((2, 3)), valid)
+    np.testing.assert_allclose(even, pool(x, valid, "mean"), rtol=1e-6)
+
+
+def test_linear_softmax_equals_its_equation():
+    logits = np.random.default_rng(2).normal(-1, 3, (4, 6, 5)).astype(np.float32)
+    valid = np.arange(6) < np.array([6, 4, 2, 1])[:, None]
+    p = 1 / (1 + np.exp(-logits.astype(np.float64))) * valid[..., None]
+    clip = np.square(p).sum(1) / p.sum(1)
+    pooled = linear_softmax_pool(jnp.asarray(logits), jnp.asarray(valid))
+    np.testing.assert_allclose(pooled, np.log(clip / (1 - clip)), atol=1e-5)
+    np.testing.assert_allclose(pooled[3], logits[3, 0], atol=1e-5)  # one token: its own logit
+
+
+def test_linear_softmax_is_finite_where_probabilities_underflow_or_saturate():
+    logits = jnp.asarray([[[-300.0], [-400.0]], [[300.0], [400.0]], [[300.0], [-300.0]]])
+    valid = jnp.ones((3, 2), bool)
+    pooled, gradient = jax.value_and_grad(lambda x: linear_softmax_pool(x, valid).sum())(logits)
+    exact = [-300, 300 + np.log(2), 300 - np.log(2)]
+    np.testing.assert_allclose(linear_softmax_pool(logits, valid)[:, 0], exact, rtol=1e-6)
+    assert np.isfinite(pooled)
+    np.testing.assert_allclose(gradient[0], [[1.0], [0.0]], atol=1e-6)
+    assert np.isfinite(gradient).all()
 
 
 def test_unknown_pooling_is_refused():

@@ -1,13 +1,14 @@
 """The fine-tuned model: the pre-training Encoder, pooling over valid tokens, a linear head."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from conformer_jax.models.conformer import Encoder, EncoderSpec
 from conformer_jax.models.dropout import dropout, fold, seeds_of
 from conformer_jax.models.features import FeatureSpec, log_mel
 
-POOLINGS = ("mean", "max")
+POOLINGS = ("mean", "max", "attention", "linear_softmax")
 _HEAD = 1_000_000  # the head's dropout; the encoder's are numbered from 0
 
 
@@ -20,8 +21,50 @@ def pool(x, valid, pooling: str):
     return jnp.where(real, x, 0.0).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
+def attention_pool(x, scores, valid):
+    """Pools the valid tokens by the softmax of their scores, the same weights for all classes.
+
+    One learned query; Kong et al. 2018 (arXiv 1711.00927) weigh the tokens of each class apart.
+
+    Args:
+      x: [B, T, D]; scores: [B, T]; valid: [B, T].
+
+    Returns:
+      [B, D]; 0 where no token is valid.
+    """
+    weights = jax.nn.softmax(jnp.where(valid, scores, jnp.finfo(scores.dtype).min))
+    return (jnp.where(valid, weights, 0.0)[..., None] * jnp.where(valid[..., None], x, 0.0)).sum(1)
+
+
+def linear_softmax_pool(logits, valid):
+    """Linear softmax pooling (Wang, Li & Metze 2019, arXiv 1810.09050, table 1), as a logit.
+
+    A clip's probability is P = sum p^2 / sum p over the probabilities p = sigmoid(logits) of its
+    valid tokens. Since 1 - P = sum p (1 - p) / sum p, its logit is a difference of two
+    log-sum-exps, which neither underflows nor saturates.
+
+    Args:
+      logits: [B, T, C]; valid: [B, T], at least one of each clip.
+
+    Returns:
+      logit(P) [B, C].
+    """
+    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    lowest = jnp.finfo(logits.dtype).min
+    for_, against = (
+        jax.nn.logsumexp(jnp.where(valid[..., None], present + other, lowest), axis=1)
+        for other in (present, absent)
+    )
+    return for_ - against
+
+
 class Classifier(nn.Module):
-    """Clips to class logits (the paper, section 3: a linear head)."""
+    """Clips to class logits (the paper, section 3: a linear head).
+
+    With 'linear_softmax' the head classifies every token, and the clip's logits are those of the
+    pooled probabilities. They enter any loss as other logits do: with one label a clip the softmax
+    normalises the odds P / (1 - P) of the classes, for a single token exactly the usual softmax.
+    """
 
     features: FeatureSpec
     encoder_spec: EncoderSpec
@@ -36,6 +79,8 @@ class Classifier(nn.Module):
             )
         self.encoder = Encoder(self.encoder_spec)
         self.head = nn.Dense(self.num_classes)
+        if self.pooling == "attention":  # from zeros: it begins as the mean
+            self.query = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)
 
     def __call__(self, audio, num_samples, keys=None, *, train: bool):
         """Audio [B, N] of num_samples [B] -> logits [B, C] float32; `train` needs keys [B]."""
@@ -47,4 +92,12 @@ class Classifier(nn.Module):
         tokens, valid = self.encoder.tokens(features, valid_frames)
         x = self.encoder(tokens, valid, keys, train=train)
         seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
-        return self.head(dropout(pool(x, valid, self.pooling), seeds, self.dropout))
+        drop = lambda x: dropout(x, seeds, self.dropout)
+        if self.pooling == "linear_softmax":
+            # A clip without a valid token keeps one, of zeros: it gets the bias of the head.
+            first = jnp.arange(valid.shape[1]) == 0
+            some = valid | (first & ~valid.any(-1, keepdims=True))
+            return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
+        if self.pooling == "attention":
+            return self.head(drop(attention_pool(x, self.query(x)[..., 0], valid)))
+        return self.head(drop(pool(x, valid, self.pooling)))
