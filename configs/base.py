@@ -15,7 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.name = "base"  # names the default workdir, runs/<name>
-    config.task = "pretrain"  # 'pretrain' or 'finetune': which step function the loop takes
+    # 'pretrain' or 'finetune': which step function the loop takes; 'linear_probe' or 'knn': no
+    # loop, the encoder stays as it is.
+    config.task = "pretrain"
     config.seed = 0  # root of every random number: parameters, batches, masks, dropout
     config.target = "linear"  # 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2)
     config.init_from = ""  # workdir of a run whose encoder parameters are taken; '' for scratch
@@ -84,13 +86,27 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Classifier head (models/classifier.py).
     config.classifier = h = ml_collections.ConfigDict()
-    # Over valid tokens: 'mean', 'max', 'attention' (Kong et al. 2018, with one query) or
-    # 'linear_softmax' (of token probabilities: Wang, Li & Metze 2019).
+    # Over valid tokens: 'mean', 'max', 'statistics' (mean and deviation: Snyder et al. 2018),
+    # 'attention' (Kong et al. 2018, with one query) or 'linear_softmax' (of token probabilities:
+    # Wang, Li & Metze 2019).
     h.pooling = "mean"
+    # What is pooled: 'last', the encoder's output, or 'all', the tokens and every block's output
+    # side by side (as SUPERB weighs all layers, Yang et al. 2021).
+    h.layers = "last"
+    # Where the head starts: 'random', or 'probe', the linear probe on the frozen encoder (Kumar et
+    # al. 2022, arXiv 2202.10054); for data sets whose embeddings fit into memory.
+    h.init = "random"
     h.dropout = 0.1  # on what the head sees: the pooled vector; with 'linear_softmax' every token
     h.multi_label = (
         False  # False: one label a clip, cross-entropy; True: several, binary cross-entropy
     )
+
+    # Linear probe and nearest neighbours on frozen embeddings (probe.py).
+    config.probe = b = ml_collections.ConfigDict()
+    b.l2 = 1e-2  # weight of half the squared norm of the linear probe's standardised weights
+    b.max_iterations = 100  # of L-BFGS
+    b.neighbors = 20  # k of kNN (Wu et al. 2018: 200 of 1.3 M images; DINO: 20)
+    b.temperature = 0.07  # a neighbour's vote is exp(cosine similarity / temperature) (likewise)
 
     # Augmentation while fine-tuning (augment.py); 0 switches a part off.
     config.augment = a = ml_collections.ConfigDict()

@@ -28,6 +28,7 @@ def make_model(config, num_classes: int) -> Classifier:
         EncoderSpec(**config.conformer),
         num_classes,
         pooling=config.classifier.pooling,
+        layers=config.classifier.layers,
         dropout=config.classifier.dropout,
     )
 
@@ -132,3 +133,17 @@ def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):
         "accuracy": metrics.weighted(_item_correct(logits, labels), batch["valid"]),
     }
     return pairs, {"logits": logits, "labels": labels, "valid": batch["valid"]}
+
+
+def finetune_embed_step(train_state: state.TrainState, batch):
+    """Embeddings of one batch, as probe.py takes them.
+
+    Returns:
+      `embedding` [B, E] float32, `labels` [B, C], `valid` [B].
+    """
+    model = train_state.model
+    embedding = model.apply(
+        {"params": train_state.eval_params}, batch["audio"], batch["num_samples"], method="embed"
+    )
+    labels = _targets(batch, train_state.options, model.num_classes)
+    return {"embedding": embedding, "labels": labels, "valid": batch["valid"]}

@@ -16,15 +16,19 @@ from conformer_jax import finetune, optimizer, pretrain, sharding
 from conformer_jax.errors import UserError
 from conformer_jax.state import TrainState
 
+TASKS = ("pretrain", "finetune", "linear_probe", "knn")
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """init(key) -> state; train_step(state, batch, key) -> (state, metrics);
-    eval_step(state, batch, key) -> metrics[, outputs]."""
+    eval_step(state, batch, key) -> metrics[, outputs]; embed_step(state, batch) -> outputs, None of
+    pre-training."""
 
     init: Callable
     train_step: Callable
     eval_step: Callable
+    embed_step: Callable | None
     abstract_state: TrainState  # shapes and shardings
     schedule: Callable  # step -> learning rate
     mesh: Mesh
@@ -42,8 +46,8 @@ def build(config, num_classes: int = 0, devices=None) -> Program:
     Raises:
       UserError: a field that does not fit.
     """
-    if config.task not in ("pretrain", "finetune"):
-        raise UserError(f"config.task = {config.task!r}: choose 'pretrain' or 'finetune'")
+    if config.task not in TASKS:
+        raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
     mesh = sharding.make_mesh(config.sharding, devices)
     sharding.check_batch_size(
         mesh, config.data.batch_size, "config.data.batch_size", config.train.accumulate
@@ -54,9 +58,11 @@ def build(config, num_classes: int = 0, devices=None) -> Program:
         if config.task == "pretrain":
             model = pretrain.make_model(config)
             steps: Any = (pretrain.init, pretrain.pretrain_step, pretrain.pretrain_eval_step)
+            embed = None
         else:
             model = finetune.make_model(config, num_classes)
             steps = (finetune.init, finetune.finetune_step, finetune.finetune_eval_step)
+            embed = finetune.finetune_embed_step
         init = functools.partial(steps[0], config, model, transform)
         shapes = jax.eval_shape(init, jax.random.key(0))
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -72,6 +78,7 @@ def build(config, num_classes: int = 0, devices=None) -> Program:
             donate_argnums=0,
         ),
         eval_step=jax.jit(steps[2], in_shardings=(shardings, batch, whole), out_shardings=whole),
+        embed_step=embed and jax.jit(embed, in_shardings=(shardings, batch), out_shardings=whole),
         abstract_state=jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shapes,

@@ -3,7 +3,7 @@
 import logging
 import pathlib
 
-from conformer_jax import diagnostics, train
+from conformer_jax import diagnostics, frozen, train
 
 
 def run(config, workdir) -> str:
@@ -12,7 +12,9 @@ def run(config, workdir) -> str:
     Raises:
       UserError: anything that the user can mend.
     """
-    return _pretrain(config, workdir) if config.task == "pretrain" else _finetune(config, workdir)
+    return (
+        _pretrain(config, workdir) if config.task == "pretrain" else _with_labels(config, workdir)
+    )
 
 
 def _pretrain(config, workdir):
@@ -26,24 +28,30 @@ def _pretrain(config, workdir):
     return "\n".join(line for line in lines if line)
 
 
-def _finetune(config, workdir):
-    """Fine-tunes; where config.compare_with_scratch, also trains the control.
+def _with_labels(config, workdir):
+    """Fine-tunes or probes; where config.compare_with_scratch, also the control.
 
     The control differs in nothing but that its encoder starts from scratch: same clips, same
     steps, same seed, same feature statistics. It lies in `<workdir>/scratch` and shares the
     compiled program.
     """
-    result = train.train_and_evaluate(config, workdir)
+    evaluate = train.train_and_evaluate if config.task == "finetune" else frozen.evaluate
+    result = evaluate(config, workdir)
     chance = {"accuracy": result.held_out["chance_accuracy"], "mAP": result.held_out["chance_mAP"]}
-    rows = [("pre-trained, fine-tuned" if config.init_from else "from scratch", result.held_out)]
+    done = {
+        "finetune": "fine-tuned",
+        "linear_probe": "linear probe",
+        "knn": f"{config.probe.neighbors} nearest neighbors",
+    }[config.task]
+    ours = f"pre-trained, {done}" if config.init_from else "from scratch"
+    rows = [(ours, result.held_out)]
     if config.compare_with_scratch and config.init_from:
         control = result.config.copy_and_resolve_references()
         control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
         logging.info("now the same from scratch, for comparison")
-        scratch = train.train_and_evaluate(
-            control, pathlib.Path(workdir) / "scratch", result.program
-        )
-        rows.append(("from scratch, same budget", scratch.held_out))
+        scratch = evaluate(control, pathlib.Path(workdir) / "scratch", result.program)
+        budget = "from scratch, same budget" if config.task == "finetune" else "random encoder"
+        rows.append((budget, scratch.held_out))
     rows.append(("chance", chance))
     lines = [table(rows), f"Curves: {workdir}/curves.png", _bad_audio(workdir)]
     return "\n".join(line for line in lines if line)

@@ -32,6 +32,11 @@ class TrainState(flax.struct.PyTreeNode):
         """The parameters to evaluate with: the average where one is kept."""
         return self.params if self.ema is None else self.ema
 
+    def with_params(self, params):
+        """The state with other parameters, from which the average starts, too."""
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, params)
+        return self.replace(params=params, ema=ema)
+
     def apply_gradients(self, grads, loss):
         """Takes one optimizer step, unless loss or gradients are not finite.
 

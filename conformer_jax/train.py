@@ -4,7 +4,8 @@ Order, once at the start:
   1. claim the workdir          it must hold no other config's run
   2. open the sources           measure or look up the feature statistics
   3. parameters                 the workdir's own checkpoint; else config.init_from (encoder only,
-                                every name accounted for); else scratch
+                                every name accounted for); else scratch; the head from a probe
+                                where config.classifier.init = 'probe'
 Then, from the step that was restored, until the last:
   evaluate? save? [stop at num_steps] next batch, step, log?
 On SIGTERM the loop saves where it is, whatever is due, and raises Preempted (preemption.py).
@@ -25,6 +26,7 @@ from conformer_jax import (
     flops,
     metrics,
     preemption,
+    probe,
     program,
     progress,
     sharding,
@@ -96,10 +98,12 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         state = compiled.init(init_key)
         if config.init_from:
             params, from_step = checkpoint.load_encoder(config.init_from, state.params)
-            state = state.replace(params=params)
-            if state.ema is not None:
-                state = state.replace(ema=jax.tree.map(jax.numpy.copy, params))
+            state = state.with_params(params)
             logging.info("encoder taken from %s, step %d", config.init_from, from_step)
+        if config.task == "finetune" and config.classifier.init == "probe":
+            every_clip = loader.eval_batches(train_source, config, report, host, num_hosts)
+            state = probe.start_head(config, state, probe.embed(compiled, state, every_clip))
+            logging.info("head started from a linear probe of the frozen encoder")
     start_step = int(state.step)
     if start_step:
         logging.info("going on from step %d of %s", start_step, workdir)
@@ -202,7 +206,7 @@ def prepare_data(config, workdir, report):
       training source, held-out source, label names.
     """
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
-    names = own["label_names"] if own and config.task == "finetune" else None
+    names = own["label_names"] if own and config.task != "pretrain" else None
     train_source, eval_source = open_sources(config, names)
     origin = own
     if origin is None and config.init_from:

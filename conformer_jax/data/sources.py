@@ -206,7 +206,7 @@ def open_sources(config, label_names=None) -> tuple[Source, Source]:
         train, held_out = SyntheticSource(config, "train"), SyntheticSource(config, "eval")
         where = "the synthetic corpus"
     names = ()
-    if config.task == "finetune":
+    if config.task != "pretrain":
         if not train.label_names:
             raise DataError(f"config.data.tfds_name: {where} has no labels to fine-tune on")
         names = train.label_names if label_names is None else label_names
@@ -220,7 +220,7 @@ def _manifest_sources(config, label_names):
     manifest, data = config.data.manifest, config.data
     rows = read_manifest(manifest)
     names = ()
-    if config.task == "finetune":
+    if config.task != "pretrain":
         found = sorted({label for row in rows for label in row.labels})
         if not found:
             raise DataError(f"{manifest} has no labels to fine-tune on: fill its column 'label'")
@@ -243,7 +243,7 @@ def _tfds_sources(config):
     eval_split = "+".join(data.eval_folds) or ("validation" if "validation" in splits else "")
     train_split = "+".join(data.train_folds) or "train"
     train = TfdsSource(data.tfds_name, train_split, data.tfds_dir, rate)
-    if train.multi_label and config.task == "finetune" and not config.classifier.multi_label:
+    if train.multi_label and config.task != "pretrain" and not config.classifier.multi_label:
         raise DataError(_several_labels(f"TFDS {data.tfds_name}"))
     if eval_split:
         return train, TfdsSource(data.tfds_name, eval_split, data.tfds_dir, rate)
@@ -258,7 +258,7 @@ def _finish(config, train, held_out):
     for source, purpose in ((train, "train on"), (held_out, "evaluate on")):
         if not len(source):
             raise DataError(f"no clip to {purpose}: check config.data (or config.synthetic)")
-    if config.task != "finetune":
+    if config.task == "pretrain":
         return train, held_out
     if not config.classifier.multi_label and not config.data.tfds_name:
         for source in (train, held_out):

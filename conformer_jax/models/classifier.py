@@ -1,4 +1,8 @@
-"""The fine-tuned model: the pre-training Encoder, pooling over valid tokens, a linear head."""
+"""The fine-tuned model: the pre-training Encoder, pooling over valid tokens, a linear head.
+
+The pooled vector [B, E] of a clip is its embedding, which a linear probe or its nearest neighbours
+classify as well (probe.py).
+"""
 
 import flax.linen as nn
 import jax
@@ -8,17 +12,28 @@ from conformer_jax.models.conformer import Encoder, EncoderSpec
 from conformer_jax.models.dropout import dropout, fold, seeds_of
 from conformer_jax.models.features import FeatureSpec, log_mel
 
-POOLINGS = ("mean", "max", "attention", "linear_softmax")
+POOLINGS = ("mean", "max", "statistics", "attention", "linear_softmax")
+LAYERS = ("last", "all")
 _HEAD = 1_000_000  # the head's dropout; the encoder's are numbered from 0
 
 
 def pool(x, valid, pooling: str):
-    """Pools the valid tokens: x [B, T, D], valid [B, T] -> [B, D]; 0 where none is valid."""
+    """Pools the valid tokens: x [B, T, D], valid [B, T] -> [B, D]; 0 where none is valid.
+
+    'statistics' is mean and deviation side by side, [B, 2 D] (Snyder et al. 2018, x-vectors): the
+    blocks end in a LayerNorm, whose mean over time alone says little of a sound.
+    """
     real = valid[..., None]
     if pooling == "max":
         top = jnp.where(real, x, -jnp.inf).max(1)
         return jnp.where(valid.any(-1, keepdims=True), top, 0.0)
-    return jnp.where(real, x, 0.0).sum(1) / jnp.maximum(real.sum(1), 1)
+    count = jnp.maximum(real.sum(1), 1)
+    mean = jnp.where(real, x, 0.0).sum(1) / count
+    if pooling == "mean":
+        return mean
+    variance = jnp.where(real, jnp.square(x - mean[:, None]), 0.0).sum(1) / count
+    # The slope of a root at 0, of a clip of one token, would be infinite.
+    return jnp.concatenate([mean, jnp.sqrt(variance + 1e-8) - 1e-4], axis=-1)
 
 
 def attention_pool(x, scores, valid):
@@ -70,13 +85,15 @@ class Classifier(nn.Module):
     encoder_spec: EncoderSpec
     num_classes: int
     pooling: str = "mean"
+    layers: str = "last"
     dropout: float = 0.1
 
     def setup(self):
-        if self.pooling not in POOLINGS:
-            raise ValueError(
-                f"config.classifier.pooling = {self.pooling!r}: choose one of {POOLINGS}"
-            )
+        for field, known in (("pooling", POOLINGS), ("layers", LAYERS)):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"config.classifier.{field} = {getattr(self, field)!r}: choose one of {known}"
+                )
         self.encoder = Encoder(self.encoder_spec)
         self.head = nn.Dense(self.num_classes)
         if self.pooling == "attention":  # from zeros: it begins as the mean
@@ -89,8 +106,7 @@ class Classifier(nn.Module):
 
     def from_features(self, features, valid_frames, keys=None, *, train: bool):
         """Normalised log-mel features [B, frames, F] -> logits [B, C] float32."""
-        tokens, valid = self.encoder.tokens(features, valid_frames)
-        x = self.encoder(tokens, valid, keys, train=train)
+        x, valid = self._tokens(features, valid_frames, keys, train=train)
         seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
         drop = lambda x: dropout(x, seeds, self.dropout)
         if self.pooling == "linear_softmax":
@@ -98,6 +114,30 @@ class Classifier(nn.Module):
             first = jnp.arange(valid.shape[1]) == 0
             some = valid | (first & ~valid.any(-1, keepdims=True))
             return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
+        return self.head(drop(self._pool(x, valid)))
+
+    def embed(self, audio, num_samples):
+        """Audio [B, N] of num_samples [B] -> the pooled vectors [B, E] float32.
+
+        Raises ValueError with 'linear_softmax', which pools no vectors.
+        """
+        if self.pooling == "linear_softmax":
+            raise ValueError(
+                "config.classifier.pooling = 'linear_softmax' pools probabilities: choose another "
+                "one for embeddings"
+            )
+        features, valid_frames = log_mel(audio, num_samples, self.features)
+        return self._pool(*self._tokens(features, valid_frames, None, train=False))
+
+    def _tokens(self, features, valid_frames, keys, *, train):
+        """What is pooled: [B, T, D], or all layers side by side; and which tokens are valid."""
+        tokens, valid = self.encoder.tokens(features, valid_frames)
+        if self.layers == "last":
+            return self.encoder(tokens, valid, keys, train=train), valid
+        blocks = self.encoder.every_block(tokens, valid, keys, train=train)
+        return jnp.concatenate([tokens, *blocks], axis=-1), valid
+
+    def _pool(self, x, valid):
         if self.pooling == "attention":
-            return self.head(drop(attention_pool(x, self.query(x)[..., 0], valid)))
-        return self.head(drop(pool(x, valid, self.pooling)))
+            return attention_pool(x, self.query(x)[..., 0], valid)
+        return pool(x, valid, self.pooling)

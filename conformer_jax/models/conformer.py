@@ -210,31 +210,43 @@ class Encoder(nn.Module):
 
         `keys` [B], one random key a clip, are needed where `train`.
         """
+        return self._run(tokens, valid, keys, train=train, every=False)[-1]
+
+    def every_block(self, tokens, valid, keys=None, *, train: bool):
+        """What each block makes of the tokens, as `__call__`: a list of [B, T, D] float32."""
+        return self._run(tokens, valid, keys, train=train, every=True)
+
+    def _run(self, tokens, valid, keys, *, train, every):
+        """A list of the blocks' outputs, of all or at least the last."""
         seeds = seeds_of(keys) if train and self.spec.dropout else None
         x = self.projection(tokens.astype(jnp.dtype(self.spec.dtype)))
         x = dropout(x, fold(seeds, len(self.blocks)), self.spec.dropout)
         if self.spec.scan_blocks and not self.is_initializing():
-            x = self._scan(x, valid, seeds)
+            outputs = self._scan(x, valid, seeds, every)
         else:
+            outputs = []
             for i, block in enumerate(self.blocks):
                 x = block(x, valid, fold(seeds, i))
-        return x.astype(jnp.float32)
+                outputs.append(x)
+        return [x.astype(jnp.float32) for x in outputs]
 
-    def _scan(self, x, valid, seeds):
+    def _scan(self, x, valid, seeds, every):
         """The blocks as one loop for each stretch of equal ones: less to compile."""
-        numbers = range(len(self.blocks))
+        numbers, outputs = range(len(self.blocks)), []
         for kernel, stretch in itertools.groupby(numbers, lambda i: self.spec.kernel_sizes[i]):
             stretch = list(stretch)
             block = _block_class(self.spec)(self.spec, kernel, parent=None)
 
             def body(x, item, block=block):
                 number, params = item
-                return block.apply({"params": params}, x, valid, fold(seeds, number)), None
+                x = block.apply({"params": params}, x, valid, fold(seeds, number))
+                return x, x if every else None
 
             params = [self.blocks[i].variables["params"] for i in stretch]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            x, _ = jax.lax.scan(body, x, (jnp.array(stretch), stacked))
-        return x
+            x, between = jax.lax.scan(body, x, (jnp.array(stretch), stacked))
+            outputs += list(between) if every else [x]
+        return outputs
 
 
 def _block_class(spec):

@@ -1,0 +1,64 @@
+"""The tasks 'linear_probe' and 'knn': what `train.train_and_evaluate` is to the others.
+
+The encoder stays as config.init_from left it (random where that is ''), every clip is embedded
+once, and there are no steps: a second run begins anew.
+"""
+
+import functools
+import logging
+import pathlib
+
+import jax
+
+from conformer_jax import checkpoint, distributed, predictions, probe, program, progress, train
+from conformer_jax import workdir as workdirs
+from conformer_jax.data import host_loader
+from conformer_jax.data.sources import BadAudioReport
+
+
+def evaluate(config, workdir, prepared: program.Program | None = None) -> train.Result:
+    """Embeds training and held-out clips, fits the probe to the former and scores the latter.
+
+    Args:
+      config: the full config; not changed.
+      workdir: folder of the run; gets config.json, metrics.jsonl and predictions.npz.
+      prepared: the Program of an earlier run of the same shape.
+
+    Returns:
+      the Result; its training record holds the accuracy on the training clips.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    config = config.copy_and_resolve_references()
+    distributed.on_first(lambda: workdirs.claim(workdir, config))
+    workdir = pathlib.Path(workdir)
+    host, num_hosts = jax.process_index(), jax.process_count()
+    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
+    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
+    train_source, eval_source, label_names = train.prepare_data(config, workdir, report)
+    compiled = prepared or program.build(config, len(label_names))
+    state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
+    if config.init_from:
+        params, step = checkpoint.load_encoder(config.init_from, state.params)
+        state = state.with_params(params)
+        logging.info("encoder taken from %s, step %d", config.init_from, step)
+    loader = host_loader.pick(config.data.loader)
+    every_clip = functools.partial(
+        loader.eval_batches, config=config, report=report, host=host, num_hosts=num_hosts
+    )
+    known = probe.embed(compiled, state, every_clip(train_source))
+    unknown = probe.embed(compiled, state, every_clip(eval_source))
+    score = probe.fit(config, known)
+    found = [
+        predictions.collect([{**part, "logits": score(part["embedding"])}], source, 0)
+        for part, source in ((known, train_source), (unknown, eval_source))
+    ]
+    record, held_out = (train.whole_set(part, config.classifier.multi_label) for part in found)
+    log = progress.Log(config, workdir, 0, active=host == 0)
+    log.write(0, "train", record)
+    log.write(0, "eval", held_out)
+    log.close()
+    if host == 0:
+        predictions.save(workdir / "predictions.npz", *found[1])
+    return train.Result(record, held_out, config, compiled)
