@@ -94,9 +94,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Augmentation while fine-tuning (augment.py); 0 switches a part off.
     config.augment = a = ml_collections.ConfigDict()
-    a.mixup_alpha = (
-        0.0  # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018; AST uses 0.5 x mix)
-    )
+    a.gain_db = 0.0  # dB, each clip louder or softer by up to this (ours; common: 6)
+    a.shift_s = 0.0  # s, each clip turned in time by up to this, end to start (ours)
+    a.mixup_alpha = 0.0  # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018)
+    a.mixup_share = 1.0  # probability that a clip is mixed (AST, Gong et al. 2021: 0.5)
     a.time_masks = 0  # SpecAugment time masks a clip (Park et al. 2019)
     a.time_mask_s = 0.5  # s, longest time mask
     a.freq_masks = 0  # SpecAugment frequency masks a clip

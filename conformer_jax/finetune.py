@@ -82,7 +82,15 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     key = jax.random.fold_in(key, train_state.step)
     mix_key, mask_key, dropout_key = jax.random.split(key, 3)
     batch = {**batch, "labels": _targets(batch, options, model.num_classes)}
+    size = batch["valid"].shape[0]
+    # Turned before they are mixed, so that two clips meet at any offset; amplified afterwards, so
+    # that their powers keep the proportion of their labels.
+    shift_keys, gain_keys = (
+        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4)
+    )
+    batch = augment.shift(shift_keys, batch, options.augment)
     batch = augment.mixup(mix_key, batch, options.augment)
+    batch = augment.gain(gain_keys, batch, options.augment)
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
 
@@ -102,7 +110,7 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     whole = {
         "features": features,
         "valid_frames": valid_frames,
-        "keys": state.clip_keys(dropout_key, batch["valid"].shape[0]),
+        "keys": state.clip_keys(dropout_key, size),
         "labels": batch["labels"],
         "valid": batch["valid"],
     }
