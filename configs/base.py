@@ -114,6 +114,12 @@ def get_config() -> ml_collections.ConfigDict:
     o.eps = 1e-6  # (wav2vec 2.0)
     o.clip_norm = 1.0  # global gradient norm; 0 switches clipping off
     o.ema_decay = 0.0  # exponential moving average of the parameters, used to evaluate; 0: none
+    # Fine-tuning only.
+    o.layer_decay = 1.0  # learning rate of block i of n times this ^ (n - i) (ELECTRA: 0.8); 1: off
+    o.head_multiplier = 1.0  # learning rate of all that is not encoder, times this (ours)
+    # Share of the steps, from the first, in which only the head is trained (wav2vec 2.0: 10k steps
+    # of each run); 1: the encoder never is. It saves no time.
+    o.freeze_encoder_share = 0.0
 
     # Device mesh (sharding.py): sizes of its axes; one of them may be -1 and takes what is left.
     config.sharding = d = ml_collections.ConfigDict()

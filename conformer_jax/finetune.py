@@ -47,6 +47,25 @@ def init(config, model: Classifier, optimizer, key: jax.Array) -> state.TrainSta
     return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
 
 
+def depth(params):
+    """How deep each parameter lies below the head, for the optimizer.
+
+    Returns:
+      tree of ints like params: 0 for what is not of the encoder; 1 for its last block, n for the
+      first of n; n + 1 for what makes and projects the tokens.
+    """
+    prefix = "block_"
+    blocks = sum(name.startswith(prefix) for name in params["encoder"])
+
+    def of(path, _):
+        part, name = path[0].key, path[1].key
+        if part != "encoder":
+            return 0
+        return blocks - int(name.removeprefix(prefix)) if name.startswith(prefix) else blocks + 1
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
 def _targets(batch, options, num_classes):
     """Labels as [B, C] float32."""
     if options.multi_label:
