@@ -145,6 +145,9 @@ def get_config() -> ml_collections.ConfigDict:
     t.eval_folds = ()  # and to evaluate on; () holds out eval_share
     t.eval_share = 0.05  # share of the files held out where eval_folds is ()
     t.labels_per_class = 0  # finetune: labelled clips a class kept for training; 0 all
+    # finetune: draw clips so that all classes come up equally often, with replacement, instead of
+    # going through all of them (AudioSet: PANNs, Kong et al. 2020).
+    t.balanced = False
     t.max_bad_share = 0.05  # of the files read so far: above it (and 20 files) the run stops
     t.statistics_clips = 2000  # clips measured for features.mean and .deviation
     t.loader = "auto"  # 'tf' (tf.data), 'threads' (no TensorFlow), 'auto': tf where it is installed
