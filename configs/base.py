@@ -80,7 +80,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Losses (losses.py).
     config.losses = s = ml_collections.ConfigDict()
     s.diversity_weight = 0.1  # of the codebook diversity loss, target 'gumbel' (wav2vec 2.0)
-    s.label_smoothing = 0.0  # finetune, one label a clip: 0 to 1
+    # finetune: this share of every label goes to all classes evenly; with multi_label, half of it to
+    # the presence and half to the absence of each class (Szegedy et al. 2016). 0 to 1.
+    s.label_smoothing = 0.0
 
     # Classifier head (models/classifier.py).
     config.classifier = h = ml_collections.ConfigDict()

@@ -74,10 +74,8 @@ def _targets(batch, options, num_classes):
 
 
 def _loss(logits, labels, options, *, train):
-    if options.multi_label:
-        return losses.binary_cross_entropy(logits, labels)
-    smoothing = options.label_smoothing if train else 0.0
-    return losses.cross_entropy(logits, labels, smoothing=smoothing)
+    item_loss = losses.binary_cross_entropy if options.multi_label else losses.cross_entropy
+    return item_loss(logits, labels, smoothing=options.label_smoothing if train else 0.0)
 
 
 def _item_correct(logits, labels):

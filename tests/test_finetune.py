@@ -1,5 +1,6 @@
 """The fine-tuning steps: pure, keyed, indifferent to padding, and able to learn."""
 
+import dataclasses
 import functools
 
 import jax
@@ -218,3 +219,14 @@ def test_label_smoothing_is_for_training_only():
     log_share = jax.nn.log_softmax(logits)
     np.testing.assert_allclose(hard, -log_share[:, 0], rtol=1e-6)
     np.testing.assert_allclose(smooth, -0.7 * log_share[:, 0] - 0.3 * log_share.mean(-1), rtol=1e-6)
+
+
+def test_label_smoothing_of_several_labels_moves_them_towards_a_half(augmented):
+    options = dataclasses.replace(augmented.state.options, label_smoothing=0.2)
+    logits, labels = jnp.asarray([[3.0, 0.0, -1.0]]), jnp.asarray([[1.0, 1.0, 0.0]])
+    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    for train, soft in ((True, np.array([[0.9, 0.9, 0.1]])), (False, np.asarray(labels))):
+        expected = -(soft * present + (1 - soft) * absent).mean(-1)
+        np.testing.assert_allclose(
+            finetune._loss(logits, labels, options, train=train), expected, rtol=1e-6
+        )
