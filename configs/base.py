@@ -82,7 +82,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Losses (losses.py).
     config.losses = s = ml_collections.ConfigDict()
     s.diversity_weight = 0.1  # of the codebook diversity loss, target 'gumbel' (wav2vec 2.0)
-    s.label_smoothing = 0.0  # finetune, one label a clip: 0 to 1
+    # finetune: this share of every label goes to all classes evenly; with multi_label, half of it to
+    # the presence and half to the absence of each class (Szegedy et al. 2016). 0 to 1.
+    s.label_smoothing = 0.0
 
     # Classifier head (models/classifier.py).
     config.classifier = h = ml_collections.ConfigDict()
@@ -110,9 +112,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Augmentation while fine-tuning (augment.py); 0 switches a part off.
     config.augment = a = ml_collections.ConfigDict()
-    a.mixup_alpha = (
-        0.0  # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018; AST uses 0.5 x mix)
-    )
+    a.gain_db = 0.0  # dB, each clip louder or softer by up to this (ours; common: 6)
+    a.shift_s = 0.0  # s, each clip turned in time by up to this, end to start (ours)
+    a.mixup_alpha = 0.0  # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018)
+    a.mixup_share = 1.0  # probability that a clip is mixed (AST, Gong et al. 2021: 0.5)
     a.time_masks = 0  # SpecAugment time masks a clip (Park et al. 2019)
     a.time_mask_s = 0.5  # s, longest time mask
     a.freq_masks = 0  # SpecAugment frequency masks a clip
@@ -129,6 +132,12 @@ def get_config() -> ml_collections.ConfigDict:
     o.eps = 1e-6  # (wav2vec 2.0)
     o.clip_norm = 1.0  # global gradient norm; 0 switches clipping off
     o.ema_decay = 0.0  # exponential moving average of the parameters, used to evaluate; 0: none
+    # Fine-tuning only.
+    o.layer_decay = 1.0  # learning rate of block i of n times this ^ (n - i) (ELECTRA: 0.8); 1: off
+    o.head_multiplier = 1.0  # learning rate of all that is not encoder, times this (ours)
+    # Share of the steps, from the first, in which only the head is trained (wav2vec 2.0: 10k steps
+    # of each run); 1: the encoder never is. It saves no time.
+    o.freeze_encoder_share = 0.0
 
     # Device mesh (sharding.py): sizes of its axes; one of them may be -1 and takes what is left.
     config.sharding = d = ml_collections.ConfigDict()
@@ -154,6 +163,9 @@ def get_config() -> ml_collections.ConfigDict:
     t.eval_folds = ()  # and to evaluate on; () holds out eval_share
     t.eval_share = 0.05  # share of the files held out where eval_folds is ()
     t.labels_per_class = 0  # finetune: labelled clips a class kept for training; 0 all
+    # finetune: draw clips so that all classes come up equally often, with replacement, instead of
+    # going through all of them (AudioSet: PANNs, Kong et al. 2020).
+    t.balanced = False
     t.max_bad_share = 0.05  # of the files read so far: above it (and 20 files) the run stops
     t.statistics_clips = 2000  # clips measured for features.mean and .deviation
     t.loader = "auto"  # 'tf' (tf.data), 'threads' (no TensorFlow), 'auto': tf where it is installed

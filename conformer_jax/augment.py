@@ -8,20 +8,42 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSpec:
-    """Fields of config.augment, with lengths in frames; 0 switches a part off."""
+    """Fields of config.augment, with lengths in frames or samples; 0 switches a part off.
 
+    Raises:
+      ValueError: a field out of range, named.
+    """
+
+    gain_db: float
+    shift_samples: int
     mixup_alpha: float
+    mixup_share: float
     time_masks: int
     time_mask_frames: int
     freq_masks: int
     freq_mask_bins: int
+
+    def __post_init__(self):
+        problems = {
+            "gain_db": self.gain_db < 0,
+            "shift_s": self.shift_samples < 0,
+            "mixup_share": not 0 <= self.mixup_share <= 1,
+        }
+        for field, wrong in problems.items():
+            if wrong:
+                raise ValueError(
+                    f"config.augment.{field} is out of range (see its comment in configs/base.py)"
+                )
 
 
 def make_spec(config) -> AugmentSpec:
     """From the full config."""
     a = config.augment
     return AugmentSpec(
+        gain_db=a.gain_db,
+        shift_samples=round(a.shift_s * config.features.sample_rate),
         mixup_alpha=a.mixup_alpha,
+        mixup_share=a.mixup_share,
         time_masks=a.time_masks,
         time_mask_frames=round(a.time_mask_s / config.features.hop_s),
         freq_masks=a.freq_masks,
@@ -29,8 +51,49 @@ def make_spec(config) -> AugmentSpec:
     )
 
 
+def shift(keys, batch, spec: AugmentSpec):
+    """Turns each clip in time, as a circle of its own samples; padding stays at the end.
+
+    What a label says of a clip holds wherever in it the sound begins.
+
+    Args:
+      keys: random keys [B], one a clip.
+      batch: audio [B, N], num_samples [B].
+
+    Returns:
+      the batch with audio turned by up to `spec.shift_samples` either way.
+    """
+    if not spec.shift_samples:
+        return batch
+    most = spec.shift_samples
+    by = jax.vmap(lambda key: jax.random.randint(key, (), -most, most + 1))(keys)[:, None]
+    length = batch["num_samples"][:, None]
+    place = jnp.arange(batch["audio"].shape[1])
+    source = jnp.where(place < length, (place - by) % jnp.maximum(length, 1), place)
+    return {**batch, "audio": jnp.take_along_axis(batch["audio"], source, axis=1)}
+
+
+def gain(keys, batch, spec: AugmentSpec):
+    """Makes each clip louder or softer by up to `spec.gain_db` decibels, uniformly drawn.
+
+    Args:
+      keys: random keys [B], one a clip.
+      batch: audio [B, N] float or int16.
+
+    Returns:
+      the batch with audio float32; nothing is clipped at full scale.
+    """
+    if not spec.gain_db:
+        return batch
+    draw = lambda key: jax.random.uniform(key, (), minval=-spec.gain_db, maxval=spec.gain_db)
+    factor = 10.0 ** (jax.vmap(draw)(keys)[:, None] / 20.0)
+    return {**batch, "audio": _as_float(batch["audio"]) * factor}
+
+
 def mixup(key, batch, spec: AugmentSpec):
-    """Mixes every clip with another one of the batch (Zhang et al. 2018), in the power domain.
+    """Mixes clips with another one of the batch (Zhang et al. 2018), in the power domain.
+
+    `spec.mixup_share` is the probability that a clip is mixed (AST, Gong et al. 2021: 0.5).
 
     Amplitudes are weighed by the roots of lam and 1 - lam, so the powers of two unrelated sounds
     add up in the proportion lam : 1 - lam in which the labels are mixed.
@@ -51,10 +114,11 @@ def mixup(key, batch, spec: AugmentSpec):
     lam = jnp.maximum(lam, 1.0 - lam)  # the clip itself stays the larger part
     # A random turn of the batch: no clip meets itself, which would only make it louder.
     other = (jnp.arange(size) + jax.random.randint(key_order, (), 1, size)) % size
+    if spec.mixup_share < 1:
+        stays = jax.random.uniform(jax.random.fold_in(key, 2), (size,)) >= spec.mixup_share
+        lam = jnp.where(stays, 1.0, lam)
     lam = jnp.where(batch["valid"][other] > 0, lam, 1.0)[:, None]
-    audio = batch["audio"]
-    if audio.dtype == jnp.int16:
-        audio = audio.astype(jnp.float32) / 32768.0
+    audio = _as_float(batch["audio"])
     return {
         **batch,
         "audio": jnp.sqrt(lam) * audio + jnp.sqrt(1.0 - lam) * audio[other],
@@ -87,6 +151,11 @@ def spec_augment(key, features, valid_frames, spec: AugmentSpec):
         hide = _span(jax.random.fold_in(key, 1000 + i), num_mels, bands, spec.freq_mask_bins)
         features = jnp.where(hide[:, None, :], 0.0, features)
     return features
+
+
+def _as_float(audio):
+    """Full scale is 1, as float or 32768, as int16."""
+    return audio.astype(jnp.float32) / 32768.0 if audio.dtype == jnp.int16 else audio
 
 
 def _span(key, size, length, longest):

@@ -48,6 +48,25 @@ def init(config, model: Classifier, optimizer, key: jax.Array) -> state.TrainSta
     return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
 
 
+def depth(params):
+    """How deep each parameter lies below the head, for the optimizer.
+
+    Returns:
+      tree of ints like params: 0 for what is not of the encoder; 1 for its last block, n for the
+      first of n; n + 1 for what makes and projects the tokens.
+    """
+    prefix = "block_"
+    blocks = sum(name.startswith(prefix) for name in params["encoder"])
+
+    def of(path, _):
+        part, name = path[0].key, path[1].key
+        if part != "encoder":
+            return 0
+        return blocks - int(name.removeprefix(prefix)) if name.startswith(prefix) else blocks + 1
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
 def _targets(batch, options, num_classes):
     """Labels as [B, C] float32."""
     if options.multi_label:
@@ -56,10 +75,8 @@ def _targets(batch, options, num_classes):
 
 
 def _loss(logits, labels, options, *, train):
-    if options.multi_label:
-        return losses.binary_cross_entropy(logits, labels)
-    smoothing = options.label_smoothing if train else 0.0
-    return losses.cross_entropy(logits, labels, smoothing=smoothing)
+    item_loss = losses.binary_cross_entropy if options.multi_label else losses.cross_entropy
+    return item_loss(logits, labels, smoothing=options.label_smoothing if train else 0.0)
 
 
 def _item_correct(logits, labels):
@@ -83,7 +100,15 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     key = jax.random.fold_in(key, train_state.step)
     mix_key, mask_key, dropout_key = jax.random.split(key, 3)
     batch = {**batch, "labels": _targets(batch, options, model.num_classes)}
+    size = batch["valid"].shape[0]
+    # Turned before they are mixed, so that two clips meet at any offset; amplified afterwards, so
+    # that their powers keep the proportion of their labels.
+    shift_keys, gain_keys = (
+        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4)
+    )
+    batch = augment.shift(shift_keys, batch, options.augment)
     batch = augment.mixup(mix_key, batch, options.augment)
+    batch = augment.gain(gain_keys, batch, options.augment)
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
 
@@ -103,7 +128,7 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     whole = {
         "features": features,
         "valid_frames": valid_frames,
-        "keys": state.clip_keys(dropout_key, batch["valid"].shape[0]),
+        "keys": state.clip_keys(dropout_key, size),
         "labels": batch["labels"],
         "valid": batch["valid"],
     }

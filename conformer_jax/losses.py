@@ -59,8 +59,12 @@ def cross_entropy(logits, labels, *, smoothing: float = 0.0):
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, smoothing))
 
 
-def binary_cross_entropy(logits, labels):
-    """Several labels a clip: logits [B, C], labels [B, C] in [0, 1] -> [B], mean over classes."""
+def binary_cross_entropy(logits, labels, *, smoothing: float = 0.0):
+    """Several labels a clip: logits [B, C], labels [B, C] in [0, 1] -> [B], mean over classes.
+
+    Smoothing moves every label towards 1/2: each class is a choice of two (Szegedy et al. 2016).
+    """
+    labels = labels * (1.0 - smoothing) + 0.5 * smoothing
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1)
 
 

@@ -54,7 +54,10 @@ def build(config, num_classes: int = 0, devices=None) -> Program:
     )
     sharding.check_batch_size(mesh, config.data.eval_batch_size, "config.data.eval_batch_size")
     try:
-        transform, schedule = optimizer.make_optimizer(config.optimizer, config.train.num_steps)
+        depth = finetune.depth if config.task == "finetune" else None
+        transform, schedule = optimizer.make_optimizer(
+            config.optimizer, config.train.num_steps, depth
+        )
         if config.task == "pretrain":
             model = pretrain.make_model(config)
             steps: Any = (pretrain.init, pretrain.pretrain_step, pretrain.pretrain_eval_step)

@@ -1,4 +1,4 @@
-"""Mixup and SpecAugment: proportions, bounds, keys, and what they must leave alone."""
+"""Gain, shift, mixup and SpecAugment: proportions, bounds, keys, and what they must leave alone."""
 
 import dataclasses
 import functools
@@ -14,7 +14,14 @@ from conformer_jax import augment
 # Compiled for seconds of work: skip the backend's optimizations.
 FAST = {"xla_backend_optimization_level": 0}
 OFF = augment.AugmentSpec(
-    mixup_alpha=0.0, time_masks=0, time_mask_frames=20, freq_masks=0, freq_mask_bins=8
+    gain_db=0.0,
+    shift_samples=0,
+    mixup_alpha=0.0,
+    mixup_share=1.0,
+    time_masks=0,
+    time_mask_frames=20,
+    freq_masks=0,
+    freq_mask_bins=8,
 )
 MIX = dataclasses.replace(OFF, mixup_alpha=0.5)
 SIZE, SAMPLES, CLASSES = 8, 4000, 8
@@ -109,6 +116,21 @@ def test_the_longer_of_two_mixed_clips_gives_the_length():
     assert grown > 10
 
 
+def test_a_share_of_the_clips_is_mixed():
+    spec = dataclasses.replace(MIX, mixup_share=0.3)
+    mix_some = jax.jit(lambda key, batch: augment.mixup(key, batch, spec), compiler_options=FAST)
+    batch, mixed = batch_of(), []
+    for seed in range(40):
+        out = mix_some(jax.random.key(seed), batch)
+        two = (np.asarray(out["labels"]) > 0).sum(-1) == 2
+        np.testing.assert_array_equal(np.asarray(out["audio"])[~two], batch["audio"][~two])
+        np.testing.assert_array_equal(np.asarray(out["labels"])[~two], batch["labels"][~two])
+        mixed.append(two)
+    mixed = np.array(mixed)
+    assert 0.2 < mixed.mean() < 0.4
+    assert (mixed.any(0) & ~mixed.all(0)).all()  # each clip draws for itself
+
+
 def test_mixup_off_returns_the_batch_itself():
     batch = batch_of()
     assert augment.mixup(jax.random.key(0), batch, OFF) is batch
@@ -197,3 +219,66 @@ def test_the_spec_turns_seconds_into_frames():
 def test_a_mask_of_length_zero_hides_nothing(name):
     size = {"time_masks": "time_mask_frames", "freq_masks": "freq_mask_bins"}[name]
     assert not hidden_by(0, **{name: 3, size: 0}).any()
+
+
+def keys_of(seed, size=SIZE):
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(size))
+
+
+SHIFT = dataclasses.replace(OFF, shift_samples=300)
+turn = jax.jit(lambda keys, batch: augment.shift(keys, batch, SHIFT), compiler_options=FAST)
+
+
+def test_a_shift_turns_the_valid_samples_and_leaves_the_padding():
+    lengths = np.array([4000, 2500, 1000, 301, 40, 2, 1, 0])
+    batch = batch_of() | {"num_samples": lengths.astype(np.int32)}
+    batch["audio"] = np.arange(SAMPLES, dtype=np.int16) * np.ones((SIZE, 1), np.int16)
+    offsets = []
+    for seed in range(20):
+        out = np.asarray(turn(keys_of(seed), batch)["audio"])
+        assert out.dtype == np.int16
+        for row, length in zip(out, lengths, strict=True):
+            start = row[0] if length else 0
+            np.testing.assert_array_equal(row[:length], (start + np.arange(length)) % length)
+            np.testing.assert_array_equal(row[length:], np.arange(length, SAMPLES))
+        offsets.append([(out[i, 0] + 1000) % lengths[i] - 1000 for i in range(2)])
+    offsets = np.array(offsets)
+    assert np.abs(offsets).max() <= 300
+    assert offsets.min() < -150 < 150 < offsets.max()
+    assert (offsets[:, 0] != offsets[:, 1]).any()  # each clip draws its own
+    # What is drawn for a clip follows from its own key, whatever else is in the batch.
+    some = {name: value[2:5] for name, value in batch.items()}
+    whole = turn(keys_of(1), batch)["audio"][2:5]
+    np.testing.assert_array_equal(turn(keys_of(1)[2:5], some)["audio"], whole)
+
+
+def test_gain_is_uniform_in_decibels_and_reads_int16_at_full_scale():
+    spec = dataclasses.replace(OFF, gain_db=6.0)
+    amplify = jax.jit(lambda keys, batch: augment.gain(keys, batch, spec), compiler_options=FAST)
+    batch = batch_of()
+    batch["audio"] = (batch["audio"] * 3000).astype(np.int16)
+    decibels = []
+    for seed in range(40):
+        out = np.asarray(amplify(keys_of(seed), batch)["audio"])
+        assert out.dtype == np.float32
+        ratio = out[:, 0] / (batch["audio"][:, 0] / 32768)
+        np.testing.assert_allclose(out, ratio[:, None] * batch["audio"] / 32768, rtol=1e-5)
+        decibels.extend(20 * np.log10(ratio))
+    assert -6 <= min(decibels) < -5
+    assert 5 < max(decibels) <= 6
+    assert abs(np.mean(decibels)) < 1
+    assert len(np.unique(np.round(decibels, 4))) > 300
+
+
+def test_gain_and_shift_off_return_the_batch_itself():
+    batch = batch_of()
+    assert augment.gain(keys_of(0), batch, OFF) is batch
+    assert augment.shift(keys_of(0), batch, OFF) is batch
+
+
+@pytest.mark.parametrize("field", ["gain_db", "shift_s", "mixup_share"])
+def test_a_field_out_of_range_is_named(field):
+    config = base.get_config()
+    config.augment[field] = -1.0
+    with pytest.raises(ValueError, match=rf"config\.augment\.{field} "):
+        augment.make_spec(config)

@@ -1,5 +1,6 @@
 """The fine-tuning steps: pure, keyed, indifferent to padding, and able to learn."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import finetune as finetune_config
-from conformer_jax import finetune, optimizer
+from conformer_jax import augment, finetune, optimizer
 
 # Compiled for seconds of work: skip the backend's optimizations.
 FAST = {"xla_backend_optimization_level": 0}
@@ -64,6 +65,7 @@ def toy_of(name):
     if name == "one_label":
         return Toy()
     augment = {"mixup_alpha": 0.5, "time_masks": 2, "time_mask_s": 0.05, "freq_masks": 2}
+    augment |= {"mixup_share": 0.7, "gain_db": 6.0, "shift_s": 0.1}
     return Toy(multi_label=True, dropout=0.1, **augment)
 
 
@@ -106,6 +108,22 @@ def test_without_dropout_and_augmentation_nothing_is_random(plain):
     batch, state = plain.batch(), plain.state
     other = plain.train(state.replace(step=jnp.int32(1)), batch, jax.random.key(1))
     assert_same(plain.train(state, batch, KEY)[1]["loss"], other[1]["loss"])
+
+
+def test_a_step_augments_in_this_order(augmented, monkeypatch):
+    """Amplified after mixing, so that the powers keep the proportion of the labels."""
+    done, names = [], ("shift", "mixup", "gain", "spec_augment")
+
+    def noted(name, function):
+        return lambda *args: done.append(name) or function(*args)
+
+    for name in names:
+        monkeypatch.setattr(augment, name, noted(name, getattr(augment, name)))
+    # A function of its own: traced anew.
+    jax.eval_shape(
+        lambda *args: finetune.finetune_step(*args), augmented.state, augmented.batch(), KEY
+    )
+    assert tuple(done) == names
 
 
 def test_loss_and_gradient_are_those_of_the_clips_that_count(plain):
@@ -201,3 +219,14 @@ def test_label_smoothing_is_for_training_only():
     log_share = jax.nn.log_softmax(logits)
     np.testing.assert_allclose(hard, -log_share[:, 0], rtol=1e-6)
     np.testing.assert_allclose(smooth, -0.7 * log_share[:, 0] - 0.3 * log_share.mean(-1), rtol=1e-6)
+
+
+def test_label_smoothing_of_several_labels_moves_them_towards_a_half(augmented):
+    options = dataclasses.replace(augmented.state.options, label_smoothing=0.2)
+    logits, labels = jnp.asarray([[3.0, 0.0, -1.0]]), jnp.asarray([[1.0, 1.0, 0.0]])
+    present, absent = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    for train, soft in ((True, np.array([[0.9, 0.9, 0.1]])), (False, np.asarray(labels))):
+        expected = -(soft * present + (1 - soft) * absent).mean(-1)
+        np.testing.assert_allclose(
+            finetune._loss(logits, labels, options, train=train), expected, rtol=1e-6
+        )

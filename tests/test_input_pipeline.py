@@ -94,6 +94,22 @@ def test_both_loaders_train_on_the_same_bytes(start, multi_label):
     assert_same(*(take(m, source, config, start) for m in (host_loader, input_pipeline)))
 
 
+def test_balanced_batches_are_the_same_bytes_and_split_over_hosts():
+    config, source = config_of(4, balanced=True), Ramps(7)
+    threads, tf = (take(m, source, config, 2, 3) for m in (host_loader, input_pipeline))
+    assert_same(threads, tf)
+    plain = take(host_loader, source, config_of(4), 2, 3)
+    assert any((a["index"] != b["index"]).any() for a, b in zip(threads, plain, strict=True))
+    hosts = [take(host_loader, source, config, 2, 3, host=h, num_hosts=2) for h in range(2)]
+    joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
+    assert_same(threads, joined)
+
+
+def test_balance_needs_labels():
+    with pytest.raises(DataError, match=r"config\.data\.balanced needs labels"):
+        take(host_loader, Ramps(7, ()), config_of(4, balanced=True))
+
+
 @pytest.mark.parametrize("label_names", [(), ("a", "b", "c")])
 def test_both_loaders_evaluate_on_the_same_bytes(label_names):
     config, source = config_of(), Ramps(10, label_names, bad=(5,))

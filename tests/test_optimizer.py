@@ -101,3 +101,80 @@ def test_only_matrices_are_decayed(target):
     wanted = {name: name.endswith("kernel']") for name in decayed}
     assert {n for n in decayed if decayed[n] != wanted[n]} == set()
     assert sum(wanted.values()) > 10
+
+
+# Depth 3, 2, 1, 0 of an encoder of two blocks.
+LAYERED = {
+    "encoder": {
+        "stack": {"kernel": jnp.full((2, 2), 3.0)},
+        "block_0": {"attention": {"kernel": jnp.full((2, 2), 2.0)}},
+        "block_1": {"attention": {"kernel": jnp.full((2, 2), -1.0)}},
+    },
+    "head": {"kernel": jnp.full((2, 2), 0.5)},
+}
+GRADIENT = jax.tree.map(lambda p: jnp.asarray([[1.0, -2.0], [0.1, 5.0]]), LAYERED)
+
+
+def moved(steps, **changes):
+    """How far each leaf of LAYERED goes, in the order stack, block_0, block_1, head; 10 steps."""
+    config = settings(clip_norm=0.0, weight_decay=0.3, learning_rate=0.01, **changes)
+    transform, _ = optimizer.make_optimizer(config, 10, finetune.depth)
+    after = run(transform, LAYERED, GRADIENT, steps)
+    change = jax.tree.map(lambda a, b: np.asarray(a - b), after, LAYERED)
+    encoder = change["encoder"]
+    names = ("block_0", "block_1")
+    blocks = [encoder[name]["attention"]["kernel"] for name in names]
+    return [encoder["stack"]["kernel"], *blocks, change["head"]["kernel"]]
+
+
+def test_deeper_layers_and_the_head_have_their_own_learning_rates():
+    """At the first step that moves anything, weight decay included, as much less."""
+    plain = moved(2)
+    scaled = moved(2, layer_decay=0.5, head_multiplier=10.0)
+    for a, b, factor in zip(scaled, plain, (0.125, 0.25, 0.5, 10.0), strict=True):
+        assert np.abs(b).min() > 1e-4
+        np.testing.assert_allclose(a, factor * b, rtol=2e-3)
+
+
+def test_a_frozen_encoder_begins_to_move_when_it_should():
+    *encoder, head = moved(4, freeze_encoder_share=0.4)
+    assert not np.any(encoder)  # by weight decay neither
+    np.testing.assert_array_equal(head, moved(4)[-1])
+    *encoder, _ = moved(5, freeze_encoder_share=0.4)
+    assert all((part != 0).all() for part in encoder)
+    *encoder, _ = moved(10, freeze_encoder_share=1.0)
+    assert not np.any(encoder)
+
+
+def test_depth_counts_from_the_head_to_the_input():
+    depth = finetune.depth(shapes_of("classifier"))
+    assert set(jax.tree.leaves(depth["head"])) == {0}
+    encoder = {name: set(jax.tree.leaves(part)) for name, part in depth["encoder"].items()}
+    first = {"stack": {3}, "token_norm": {3}, "projection": {3}}
+    assert encoder == first | {"block_0": {2}, "block_1": {1}}
+
+
+def test_by_default_the_state_is_that_of_plain_adamw():
+    """Two moments a parameter and two counts: as in checkpoints of before there was a depth."""
+    transform, _ = optimizer.make_optimizer(settings(), 9, finetune.depth)
+    leaves = jax.tree.leaves(jax.eval_shape(transform.init, LAYERED))
+    assert len(leaves) == 2 * len(jax.tree.leaves(LAYERED)) + 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
+        ("head_multiplier", 0),
+        ("freeze_encoder_share", 2),
+    ],
+)
+def test_a_field_out_of_range_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"config\.optimizer\.{field} = .* out of range"):
+        optimizer.make_optimizer(settings(**{field: value}), 10, finetune.depth)
+
+
+def test_pretraining_has_no_layers_to_tell_apart():
+    with pytest.raises(ValueError, match=r"config\.optimizer: layer_decay: for fine-tuning only"):
+        optimizer.make_optimizer(settings(layer_decay=0.9), 10)

@@ -61,6 +61,35 @@ def test_large_corpora_negative_seeds_and_late_steps():
     assert indices.max() < 100_003
 
 
+def test_balanced_batches_draw_rare_classes_as_often_as_common_ones():
+    labels = [(0,)] * 900 + [(1,)] * 90 + [(2,)] * 9 + [()]
+    cumulative = sampling.class_balance(labels, 4)  # of class 3 there is none
+    drawn = np.concatenate([sampling.balanced_batch(0, i, 100, cumulative)[0] for i in range(90)])
+    counts = np.bincount([labels[i][0] for i in drawn], minlength=3)
+    assert abs(counts - 3000).max() < 230  # 5 deviations
+    assert abs(np.bincount(drawn, minlength=999)[990:] - 333).max() < 100
+    assert len(np.unique(drawn[np.array([labels[i][0] for i in drawn]) == 0])) > 800
+
+
+def test_several_labels_add_their_weights():
+    labels = [(0, 1), (0,), (1, 2), (2,), (2,), ()]
+    weights = np.diff(sampling.class_balance(labels, 3), prepend=0)
+    np.testing.assert_allclose(weights, [1, 1 / 2, 1 / 2 + 1 / 3, 1 / 3, 1 / 3, 0], atol=1e-12)
+
+
+def test_a_balanced_batch_follows_from_seed_and_step():
+    """Frozen numbers, as for the stream above; crops are those of any other batch."""
+    cumulative = sampling.class_balance([(0,)] * 6 + [(1,)] * 3, 2)
+    indices, positions = sampling.balanced_batch(0, 2, 4, cumulative)
+    assert indices.dtype == np.int64
+    assert indices.tolist() == [6, 8, 4, 3]
+    np.testing.assert_array_equal(positions, sampling.train_batch(0, 2, 4, 9)[1])
+    for seed, step in ((1, 2), (0, 3)):
+        assert sampling.balanced_batch(seed, step, 32, cumulative)[0].tolist() != (
+            sampling.balanced_batch(0, 2, 32, cumulative)[0].tolist()
+        )
+
+
 def test_eval_batches_cover_the_set_in_order():
     n = sampling.num_eval_batches(4, 10)
     assert n == 3

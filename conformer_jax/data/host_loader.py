@@ -60,12 +60,23 @@ def train_plan(source, config, host, num_hosts):
     """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
     batch_size = config.data.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
+    balance = _balance(source) if config.data.balanced else None
 
     def plan(step):
-        indices, positions = sampling.train_batch(config.seed, step, batch_size, len(source))
+        if balance is None:
+            indices, positions = sampling.train_batch(config.seed, step, batch_size, len(source))
+        else:
+            indices, positions = sampling.balanced_batch(config.seed, step, batch_size, balance)
         return indices[rows], positions[rows], np.ones(batch_size // num_hosts, bool)
 
     return plan
+
+
+def _balance(source):
+    labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
+    if not any(labels):
+        raise DataError("config.data.balanced needs labels: leave it False without them")
+    return sampling.class_balance(labels, len(source.label_names))
 
 
 def eval_plan(source, config, host, num_hosts):

@@ -12,7 +12,7 @@ import numpy as np
 from conformer_jax.data.audio import DataError
 
 # One stream of random numbers each.
-_ORDER, _CROP, _FEW_LABELS = 0, 1, 2
+_ORDER, _CROP, _FEW_LABELS, _BALANCED = 0, 1, 2, 3
 
 
 def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +37,35 @@ def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.nd
     for epoch in range(epochs[0], epochs[-1] + 1):
         here = epochs == epoch
         indices[here] = _epoch_order(seed, epoch, num_examples)[within[here]]
-    positions = (_bits(seed, _CROP, step, batch_size) >> np.uint64(11)) * 2.0**-53
-    return indices, positions
+    return indices, _uniform(seed, _CROP, step, batch_size)
+
+
+def balanced_batch(seed, step, batch_size, cumulative) -> tuple[np.ndarray, np.ndarray]:
+    """The same, where examples are drawn with replacement, each with its own probability.
+
+    Args:
+      cumulative: float64 [n] from `class_balance`.
+    """
+    drawn = _uniform(seed, _BALANCED, step, batch_size) * cumulative[-1]
+    indices = np.searchsorted(cumulative, drawn, side="right")
+    return indices.astype(np.int64), _uniform(seed, _CROP, step, batch_size)
+
+
+def class_balance(labels, num_classes) -> np.ndarray:
+    """Cumulative weights of the examples under which all classes come up equally often.
+
+    An example weighs the sum over its classes of 1 / (examples of the class), as if first a class
+    were drawn and then one of its examples: the practice on AudioSet (PANNs, Kong et al. 2020;
+    AST, Gong et al. 2021). One without a label is never drawn.
+
+    Args:
+      labels: sequence of tuples of class indices, one per example; at least one is not empty.
+
+    Returns:
+      float64 [n], ascending.
+    """
+    counts = np.bincount([c for classes in labels for c in classes], minlength=num_classes)
+    return np.cumsum([sum(1.0 / counts[c] for c in classes) for classes in labels])
 
 
 def eval_batch(step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +132,11 @@ def _epoch_order(seed, epoch, num_examples) -> np.ndarray:
 
 def _order(seed, stream, counter, n) -> np.ndarray:
     return np.argsort(_bits(seed, stream, counter, n), kind="stable")
+
+
+def _uniform(seed, stream, counter, n) -> np.ndarray:
+    """float64 [n] in [0, 1)."""
+    return (_bits(seed, stream, counter, n) >> np.uint64(11)) * 2.0**-53
 
 
 def _bits(seed, stream, counter, n) -> np.ndarray:

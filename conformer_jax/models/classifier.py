@@ -52,7 +52,7 @@ def attention_pool(x, scores, valid):
 
 
 def linear_softmax_pool(logits, valid):
-    """Linear softmax pooling (Wang, Li & Metze 2019, arXiv 1810.09050, table 1), as a logit.
+    """Linear softmax pooling (Wang, Li & Metze 2019, arXiv 1810.09050), as a logit.
 
     A clip's probability is P = sum p^2 / sum p over the probabilities p = sigmoid(logits) of its
     valid tokens. Since 1 - P = sum p (1 - p) / sum p, its logit is a difference of two
