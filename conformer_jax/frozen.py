@@ -22,7 +22,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     Args:
       config: the full config; not changed.
       workdir: folder of the run; gets config.json, metrics.jsonl and predictions.npz.
-      prepared: the Program of an earlier run of the same shape.
+      prepared: the Program of an earlier run, to share its compilations where it is the same.
 
     Returns:
       the Result; its training record holds the accuracy on the training clips.
@@ -37,7 +37,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
     train_source, eval_source, label_names = train.prepare_data(config, workdir, report)
-    compiled = prepared or program.build(config, len(label_names))
+    compiled = program.build(config, len(label_names), prepared=prepared)
     state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
     if config.init_from:
         params, step = checkpoint.load_encoder(config.init_from, state.params)

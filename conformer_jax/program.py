@@ -33,19 +33,25 @@ class Program:
     schedule: Callable  # step -> learning rate
     mesh: Mesh
     batch_sharding: NamedSharding
+    key: str  # what it was built from
 
 
-def build(config, num_classes: int = 0, devices=None) -> Program:
+def build(config, num_classes: int = 0, devices=None, prepared: Program | None = None) -> Program:
     """Builds the task's program; nothing is compiled before its first call.
 
     Args:
       config: the full config, features.mean and .deviation filled in.
       num_classes: C, of a fine-tuning run.
       devices: to compile for; all of this machine's by default.
+      prepared: of another run; returned, with all that it has compiled, where this config would
+        build the same.
 
     Raises:
       UserError: a field that does not fit.
     """
+    key = _key(config, num_classes)
+    if prepared is not None and prepared.key == key:
+        return prepared
     if config.task not in TASKS:
         raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
     mesh = sharding.make_mesh(config.sharding, devices)
@@ -90,4 +96,17 @@ def build(config, num_classes: int = 0, devices=None) -> Program:
         schedule=schedule,
         mesh=mesh,
         batch_sharding=batch,
+        key=key,
     )
+
+
+def _key(config, num_classes):
+    """All of a config that enters its program, and a little more."""
+    fields = config.to_dict()
+    for field in ("name", "seed", "init_from", "next_command", "compare_with_scratch"):
+        del fields[field]
+    for section in ("checkpoint", "data", "synthetic", "probe"):
+        del fields[section]
+    train = {field: fields["train"][field] for field in ("num_steps", "accumulate")}
+    task = "pretrain" if config.task == "pretrain" else "labels"
+    return repr((num_classes, {**fields, "train": train, "task": task}))

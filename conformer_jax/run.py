@@ -12,9 +12,7 @@ def run(config, workdir) -> str:
     Raises:
       UserError: anything that the user can mend.
     """
-    return (
-        _pretrain(config, workdir) if config.task == "pretrain" else _with_labels(config, workdir)
-    )
+    return _pretrain(config, workdir) if config.task == "pretrain" else _labelled(config, workdir)
 
 
 def _pretrain(config, workdir):
@@ -28,33 +26,45 @@ def _pretrain(config, workdir):
     return "\n".join(line for line in lines if line)
 
 
-def _with_labels(config, workdir):
+def _labelled(config, workdir):
+    rows, _ = with_control(config, workdir)
+    held_out = rows[0][1]
+    chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
+    lines = [
+        table([*rows, ("chance", chance)]),
+        f"Curves: {workdir}/curves.png",
+        _bad_audio(workdir),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def with_control(config, workdir, prepared=None):
     """Fine-tunes or probes; where config.compare_with_scratch, also the control.
 
     The control differs in nothing but that its encoder starts from scratch: same clips, same
     steps, same seed, same feature statistics. It lies in `<workdir>/scratch` and shares the
     compiled program.
+
+    Returns:
+      rows of (name, held-out record); the Program.
     """
     evaluate = train.train_and_evaluate if config.task == "finetune" else frozen.evaluate
-    result = evaluate(config, workdir)
-    chance = {"accuracy": result.held_out["chance_accuracy"], "mAP": result.held_out["chance_mAP"]}
+    result = evaluate(config, workdir, prepared)
     done = {
         "finetune": "fine-tuned",
         "linear_probe": "linear probe",
         "knn": f"{config.probe.neighbors} nearest neighbors",
     }[config.task]
-    ours = f"pre-trained, {done}" if config.init_from else "from scratch"
-    rows = [(ours, result.held_out)]
+    origin = "pre-trained" if config.init_from else "from scratch"
+    rows = [(f"{origin}, {done}", result.held_out)]
     if config.compare_with_scratch and config.init_from:
         control = result.config.copy_and_resolve_references()
         control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
         logging.info("now the same from scratch, for comparison")
         scratch = evaluate(control, pathlib.Path(workdir) / "scratch", result.program)
-        budget = "from scratch, same budget" if config.task == "finetune" else "random encoder"
-        rows.append((budget, scratch.held_out))
-    rows.append(("chance", chance))
-    lines = [table(rows), f"Curves: {workdir}/curves.png", _bad_audio(workdir)]
-    return "\n".join(line for line in lines if line)
+        same = "same budget" if config.task == "finetune" else done
+        rows.append((f"from scratch, {same}", scratch.held_out))
+    return rows, result.program
 
 
 def table(rows) -> str:

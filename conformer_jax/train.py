@@ -56,7 +56,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     Args:
       config: the full config (configs/base.py); not changed.
       workdir: folder of the run.
-      prepared: the Program of an earlier run of the same shape, to share its compilations.
+      prepared: the Program of an earlier run, to share its compilations where it is the same.
 
     Returns:
       the Result.
@@ -77,7 +77,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
     train_source, eval_source, label_names = prepare_data(config, workdir, report)
-    compiled = prepared or program.build(config, len(label_names))
+    compiled = program.build(config, len(label_names), prepared=prepared)
     loader = host_loader.pick(config.data.loader)
     place = compiled.batch_sharding
     logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
@@ -86,7 +86,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             "WARNING so few clips held out tell little: raise --config.data.eval_share, or name "
             "--config.data.eval_folds"
         )
-    if prepared is None:
+    if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
     init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 

@@ -1,0 +1,132 @@
+"""python -m conformer_jax.cross_validate --config=configs/finetune.py:esc50 [--workdir=DIR]
+
+K-fold cross-validation over the column `fold` of config.data.manifest: every fold is held out once
+and the others are trained on. The folds share one compiled program, a fold that is finished is not
+run again, and one that was interrupted goes on. Writes `<workdir>/folds.json`.
+"""
+
+import json
+import logging
+import math
+import os
+import pathlib
+
+from absl import app, flags
+
+from conformer_jax import overrides
+from conformer_jax.data.manifest import read_manifest
+from conformer_jax.errors import UserError
+
+_FIGURES = ("accuracy", "mAP", "AUC", "d_prime", "lwlrap")
+
+
+def cross_validate(config, workdir) -> dict:
+    """Runs config.task once for each fold, with its control where config.compare_with_scratch.
+
+    Args:
+      config: the full config; data.eval_folds and .train_folds are set here.
+      workdir: gets `fold_<name>/`, each a run of its own, and folds.json.
+
+    Returns:
+      row name -> {'folds': {fold: figures}, 'mean', 'deviation', 'interval95'}: the summaries of
+      `summarise`, what is in folds.json.
+
+    Raises:
+      UserError: no folds, or anything that the user can mend.
+    """
+    from conformer_jax import run
+
+    if not config.data.manifest:
+        raise UserError("cross-validation needs --config.data.manifest, with a column 'fold'")
+    if config.task == "pretrain":
+        raise UserError(
+            "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
+        )
+    folds = sorted({row.fold for row in read_manifest(config.data.manifest) if row.fold})
+    if len(folds) < 2:
+        raise UserError(
+            f"{config.data.manifest} has {len(folds)} fold(s), two are the least: fill its column "
+            f"'fold', or let `python -m conformer_jax.data.manifest DIR --folds=5` do it"
+        )
+    workdir, found, compiled = pathlib.Path(workdir), {}, None
+    for i, fold in enumerate(folds):
+        logging.info("fold %s (%d of %d)", fold, i + 1, len(folds))
+        one = config.copy_and_resolve_references()
+        one.name = f"{config.name}_fold_{fold}"
+        one.data.update(
+            train_folds=tuple(other for other in folds if other != fold), eval_folds=(fold,)
+        )
+        rows, compiled = run.with_control(one, workdir / f"fold_{fold}", compiled)
+        for name, record in rows:
+            figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
+            found.setdefault(name, {})[fold] = figures
+    summary = {name: summarise(of_folds) for name, of_folds in found.items()}
+    temporary = workdir / "folds.json.tmp"
+    temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    os.replace(temporary, workdir / "folds.json")
+    return summary
+
+
+def summarise(folds: dict[str, dict[str, float]]) -> dict:
+    """Mean over the folds, their deviation, and a 95 % interval of the mean.
+
+    The interval is Student's t on the figures of K folds. They share training clips, so it is
+    narrower than that of K independent experiments would be (Bengio & Grandvalet 2004).
+
+    Args:
+      folds: fold -> figures.
+
+    Returns:
+      {'folds': as given, 'mean': figures, 'deviation': figures, 'interval95': name -> [low, high]}.
+    """
+    # Here: scipy.stats takes a second to import.
+    from scipy.stats import t
+
+    count, mean, deviation, interval = len(folds), {}, {}, {}
+    for name in set.intersection(*(set(figures) for figures in folds.values())):
+        values = [figures[name] for figures in folds.values()]
+        mean[name] = math.fsum(values) / count
+        squares = math.fsum((value - mean[name]) ** 2 for value in values)
+        deviation[name] = math.sqrt(squares / (count - 1))
+        half = float(t.ppf(0.975, count - 1)) * deviation[name] / math.sqrt(count)
+        interval[name] = [mean[name] - half, mean[name] + half]
+    return {"folds": folds, "mean": mean, "deviation": deviation, "interval95": interval}
+
+
+def table(summary: dict) -> str:
+    """The summary as text, a line a row and figure."""
+    width = max(len(name) for name in summary)
+    lines = [f"{'mean over the folds':<{width}}  figure       mean  deviation  95 % interval"]
+    for name, found in summary.items():
+        for figure in (f for f in _FIGURES if f in found["mean"]):
+            low, high = found["interval95"][figure]
+            lines.append(
+                f"{name:<{width}}  {figure:<10}  {found['mean'][figure]:5.3f}  "
+                f"{found['deviation'][figure]:9.3f}  {low:.3f} to {high:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def main(argv):
+    """Runs all folds; a user's mistake ends in one line."""
+    del argv
+    from conformer_jax import host_memory, preemption, progress
+
+    progress.set_up_logging()
+    host_memory.keep_freed_memory()
+    config = CONFIG.value
+    workdir = WORKDIR.value or os.path.join("runs", f"{config.name}_folds")
+    try:
+        print(table(cross_validate(config, workdir)))
+        print(f"Written: {workdir}/folds.json")
+    except preemption.Preempted as stopped:
+        said = f"{stopped} by SIGTERM and saved: the same command goes on"
+        overrides.fail(said, preemption.EXIT_CODE)
+    except (UserError, OSError) as error:
+        overrides.fail(str(error))
+
+
+if __name__ == "__main__":
+    CONFIG = overrides.define_config_flag()
+    WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name>_folds by default.")
+    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))
