@@ -17,7 +17,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from conformer_jax import (
     checkpoint,
@@ -25,6 +24,7 @@ from conformer_jax import (
     distributed,
     flops,
     metrics,
+    predictions,
     preemption,
     probe,
     program,
@@ -109,7 +109,8 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         logging.info("going on from step %d of %s", start_step, workdir)
 
     def evaluate():
-        """Metrics over the whole held-out set; None where SIGTERM came on the way."""
+        """Metrics and predictions (None in pre-training) of the whole held-out set; None where
+        SIGTERM came on the way."""
         total, outputs = None, []
         batches = loader.eval_batches(eval_source, config, report, host, num_hosts)
         for i, batch in enumerate(batches):
@@ -122,7 +123,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             total = metrics.add(total, pairs)
             if out is not None:
                 outputs.append(jax.device_get(out))
-        return _readable(metrics.means(total)) | _whole_set_metrics(outputs)
+        record = _readable(metrics.means(total))
+        if not outputs:
+            return record, None
+        found = predictions.collect(outputs, eval_source, int(state.step))
+        return record | _whole_set(found, config.classifier.multi_label), found
 
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
     meta = {"config": config.to_dict(), "label_names": list(label_names)}
@@ -133,6 +138,8 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     log = progress.Log(config, workdir, start_step, keep_eval=not fresh, active=host == 0)
     watch = preemption.Watch()
     try:
+        if host == 0:
+            predictions.drop_other(workdir / "predictions.npz", log.last("eval").get("step"))
         window = metrics.from_json(preempted["window"]) if preempted else None
         clock = time.perf_counter()
         compiling = True  # the first window holds the compilation and tells no speed
@@ -149,11 +156,13 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             stop = watch.due()
             save = last or (fresh and _due(step, config.checkpoint.every_steps))
             if not stop and (save or (fresh and _due(step, config.train.eval_every))):
-                record = evaluate()
-                stop = record is None
+                result = evaluate()
+                stop = result is None
                 if not stop:
-                    held_out = record
+                    held_out, found = result
                     log.write(step, "eval", held_out)
+                    if found is not None and host == 0:
+                        predictions.save(workdir / "predictions.npz", *found)
             if stop:
                 checkpoints.save(
                     state, meta | {"preempted": {"window": metrics.to_json(window)}}, _UNRANKED
@@ -260,18 +269,9 @@ def _readable(means):
     return means if use is None else means | diagnostics.code_metrics(use)
 
 
-def _whole_set_metrics(outputs):
-    if not outputs:
-        return {}
-    valid = np.concatenate([out["valid"] for out in outputs]) > 0
-    logits = np.concatenate([out["logits"] for out in outputs])[valid]
-    labels = np.concatenate([out["labels"] for out in outputs])[valid]
+def _whole_set(found, multi_label):
     try:
-        return {
-            "accuracy": metrics.accuracy(logits, labels),
-            "mAP": metrics.mean_average_precision(logits, labels),
-            **metrics.chance(labels),
-        }
+        return metrics.whole_set(found.logits, found.labels, multi_label=multi_label)
     except ValueError as error:
         raise UserError(f"evaluation failed: {error}") from error
 

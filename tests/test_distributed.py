@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from conformer_jax import checkpoint, distributed
+from conformer_jax import checkpoint, distributed, predictions
 from conformer_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -98,6 +98,15 @@ def assert_same_run(folder, alone, task):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def assert_same_predictions(folder, alone):
+    ours, theirs = (predictions.load(f / "finetune" / "predictions.npz") for f in (folder, alone))
+    assert ours.ids.tolist() == [f"synthetic/eval/{i:06d}" for i in range(11)]  # each clip once
+    assert (ours.ids == theirs.ids).all()
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-5)
+    assert ours.step == theirs.step == 5
+
+
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])  # 1 min
 def test_several_processes_train_and_evaluate_as_one(alone, tmp_path, count):
     codes, said = run(tmp_path, TASKS, count)
@@ -106,10 +115,12 @@ def test_several_processes_train_and_evaluate_as_one(alone, tmp_path, count):
         for process in range(count):
             assert hashes(tmp_path, task, process) == hashes(alone, task)
         assert_same_run(tmp_path, alone, task)
+    assert_same_predictions(tmp_path, alone)
     # 5 training batches, and 2 evaluation batches after steps 2, 4 and 5.
     assert len(hashes(alone, "pretrain")) == 5 + 3 * 2
-    files = {path.name for path in (tmp_path / "pretrain").iterdir()}
-    assert files == {path.name for path in (alone / "pretrain").iterdir()}  # one writer
+    for task in TASKS:
+        files = {path.name for path in (tmp_path / task).iterdir()}
+        assert files == {path.name for path in (alone / task).iterdir()}  # one writer
 
 
 def test_preempted_processes_save_at_the_same_step_and_another_number_goes_on(alone, tmp_path):

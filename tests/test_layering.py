@@ -70,6 +70,7 @@ ALLOWED = {
         f"{name}.py": {"errors"}
         for name in ("losses", "metrics", "augment", "state", "optimizer", "sharding", "checkpoint")
     },
+    "predictions.py": {"errors", "metrics"},
 }
 
 

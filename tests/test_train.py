@@ -14,8 +14,9 @@ import pytest
 
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
-from conformer_jax import checkpoint, preemption, program, run, train
-from conformer_jax.data.synthetic import CLASS_NAMES
+from conformer_jax import checkpoint, metrics, predictions, preemption, program, run, train
+from conformer_jax.data.audio import BadAudio
+from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource
 from conformer_jax.errors import UserError
 
 TIMES = {"clips_per_s", "audio_hours_per_s", "mfu"}
@@ -63,6 +64,19 @@ def records(workdir):
     """metrics.jsonl without what depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_predictions_of_the_last_evaluation(workdir):
+    """predictions.npz gives the figures that were logged last, and belongs to that step."""
+    logged = [record for record in records(workdir) if record["split"] == "eval"][-1]
+    if "mAP" not in logged:  # pre-training
+        assert not (workdir / "predictions.npz").exists()
+        return
+    found = predictions.load(workdir / "predictions.npz")
+    figures = metrics.whole_set(found.logits, found.labels, multi_label=False)
+    assert (found.step, figures) == (logged["step"], {name: logged[name] for name in figures})
+    assert found.label_names.tolist() == list(CLASS_NAMES)
+    assert found.ids.tolist() == [f"synthetic/eval/{i:06d}" for i in range(10)]
 
 
 def assert_same(left, right):
@@ -129,6 +143,8 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
         train.train_and_evaluate(config, tmp_path / "run", stopping)
     assert signal.getsignal(signal.SIGTERM) is before
     assert int(final_state(tmp_path / "run", result.program).step) == stop_at
+    if moment == "after the last step":  # evaluated at 6; of 12 there is no evaluation yet
+        assert_predictions_of_the_last_evaluation(tmp_path / "run")
     steps = []
     train.train_and_evaluate(config, tmp_path / "run", watched(result.program, steps))
     assert steps == list(range(stop_at, 12))
@@ -161,10 +177,20 @@ def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(copy, finished, capl
         part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
     for part in (workdir / "checkpoints" / "12" / "params" / "d").iterdir():
         part.write_bytes(b"\0" * part.stat().st_size)
-    steps = []
+    steps, there = [], []
+
+    def train_step(state, batch, key):
+        steps.append(int(state.step))
+        there.append((workdir / "predictions.npz").exists())
+        return prepared.train_step(state, batch, key)
+
     with caplog.at_level(logging.WARNING):
-        train.train_and_evaluate(config, workdir, watched(prepared, steps))
+        train.train_and_evaluate(
+            config, workdir, dataclasses.replace(prepared, train_step=train_step)
+        )
     assert steps == list(range(6, 12))
+    assert not any(there)  # those of step 12, whose record is gone, too
+    assert_predictions_of_the_last_evaluation(workdir)
     assert "checkpoint of step 12 cannot be read" in caplog.text
     assert (workdir / "unreadable_checkpoint_12").is_dir()  # nothing is thrown away
     assert_same(final_state(workdir, prepared), final_state(finished[1], prepared))
@@ -195,6 +221,7 @@ def test_everything_a_user_needs_is_in_the_workdir(finished):
     else:
         expected |= {"accuracy", "mAP", "chance_accuracy", "chance_mAP"}
     assert expected <= names
+    assert_predictions_of_the_last_evaluation(workdir)
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert set().union(*logged) >= TIMES
 
@@ -209,6 +236,29 @@ def test_evaluation_counts_every_held_out_clip_once(finished, tmp_path):
     whole = train.train_and_evaluate(config, tmp_path, result.program)
     for name in ("loss", "accuracy", "mAP"):
         assert whole.held_out[name] == pytest.approx(result.held_out[name], abs=1e-6)
+    assert_predictions_of_the_last_evaluation(tmp_path)
+    ours, theirs = (predictions.load(folder / "predictions.npz") for folder in (tmp_path, workdir))
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("finished", ["finetune"], indirect=True)
+def test_a_clip_that_cannot_be_read_has_no_prediction(finished, tmp_path, monkeypatch):
+    config, workdir, result = finished
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    read = SyntheticSource.read
+
+    def read_but_one(self, i, num_samples, position):
+        if i == 3:
+            raise BadAudio("broken")
+        return read(self, i, num_samples, position)
+
+    monkeypatch.setattr(SyntheticSource, "read", read_but_one)
+    train.train_and_evaluate(config, tmp_path, result.program)
+    ours, theirs = (predictions.load(folder / "predictions.npz") for folder in (tmp_path, workdir))
+    kept = np.arange(10) != 3
+    np.testing.assert_array_equal(ours.ids, theirs.ids[kept])
+    np.testing.assert_array_equal(ours.labels, theirs.labels[kept])
+    np.testing.assert_allclose(ours.logits, theirs.logits[kept], atol=1e-5)
 
 
 def test_a_workdir_of_another_config_is_refused(copy):
