@@ -82,8 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Losses (losses.py).
     config.losses = s = ml_collections.ConfigDict()
     s.diversity_weight = 0.1  # of the codebook diversity loss, target 'gumbel' (wav2vec 2.0)
-    # finetune: this share of every label goes to all classes evenly; with multi_label, half of it to
-    # the presence and half to the absence of each class (Szegedy et al. 2016). 0 to 1.
+    # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label, half
+    # of it to the presence and half to the absence of each class (Szegedy et al. 2016).
     s.label_smoothing = 0.0
 
     # Classifier head (models/classifier.py).
@@ -166,6 +166,7 @@ def get_config() -> ml_collections.ConfigDict:
     # finetune: draw clips so that all classes come up equally often, with replacement, instead of
     # going through all of them (AudioSet: PANNs, Kong et al. 2020).
     t.balanced = False
+    t.label_share = 1.0  # finetune: share of each class's labelled clips kept for training
     t.max_bad_share = 0.05  # of the files read so far: above it (and 20 files) the run stops
     t.statistics_clips = 2000  # clips measured for features.mean and .deviation
     t.loader = "auto"  # 'tf' (tf.data), 'threads' (no TensorFlow), 'auto': tf where it is installed

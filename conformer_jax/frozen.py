@@ -61,4 +61,4 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     log.close()
     if host == 0:
         predictions.save(workdir / "predictions.npz", *found[1])
-    return train.Result(record, held_out, config, compiled)
+    return train.Result(record, held_out, config, compiled, len(train_source))

@@ -42,12 +42,14 @@ _UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 
 
 class Result(NamedTuple):
-    """Of a finished run: its last records, its config with the feature statistics, its program."""
+    """Of a finished run: its last records, its config with the feature statistics, its program,
+    the clips that it trained on."""
 
     train: dict[str, Any]
     held_out: dict[str, Any]
     config: Any
     program: program.Program
+    num_clips: int
 
 
 def train_and_evaluate(config, workdir, prepared: program.Program | None = None) -> Result:
@@ -127,7 +129,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         if not outputs:
             return record, None
         found = predictions.collect(outputs, eval_source, int(state.step))
-        return record | _whole_set(found, config.classifier.multi_label), found
+        return record | whole_set(found, config.classifier.multi_label), found
 
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
     meta = {"config": config.to_dict(), "label_names": list(label_names)}
@@ -198,7 +200,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         batches.close()
         log.close()
         checkpoints.close()
-    return Result(train_record or log.last("train"), held_out, config, compiled)
+    return Result(train_record or log.last("train"), held_out, config, compiled, len(train_source))
 
 
 def _due(step, every):
@@ -269,7 +271,7 @@ def _readable(means):
     return means if use is None else means | diagnostics.code_metrics(use)
 
 
-def _whole_set(found, multi_label):
+def whole_set(found, multi_label):
     try:
         return metrics.whole_set(found.logits, found.labels, multi_label=multi_label)
     except ValueError as error:

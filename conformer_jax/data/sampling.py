@@ -108,14 +108,16 @@ def few_labels(labels, num_classes, per_class, seed) -> np.ndarray:
 
     Args:
       labels: sequence of tuples of class indices, one per example.
+      per_class: the same number for all classes, or [C].
 
     Returns:
       Sorted int64 indices of the examples kept.
     """
+    wanted = np.broadcast_to(per_class, num_classes)
     counts = [0] * num_classes
     kept = []
     for i in _order(seed, _FEW_LABELS, 0, len(labels)):
-        if any(counts[c] < per_class for c in labels[i]):
+        if any(counts[c] < wanted[c] for c in labels[i]):
             kept.append(i)
             for c in labels[i]:
                 counts[c] += 1

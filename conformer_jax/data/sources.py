@@ -265,11 +265,20 @@ def _finish(config, train, held_out):
             for i in range(len(source)):
                 if len(source.labels(i)) > 1:
                     raise DataError(_several_labels(source.example_id(i)))
-    if config.data.labels_per_class > 0:
+    per_class, share = config.data.labels_per_class, config.data.label_share
+    if not 0 < share <= 1 or (per_class and share < 1):
+        raise DataError(
+            f"config.data.label_share = {share}: over 0 and at most 1, and 1 where "
+            f"config.data.labels_per_class is set"
+        )
+    if per_class > 0 or share < 1:
         labels = [train.labels(i) for i in range(len(train))]
-        per_class = config.data.labels_per_class
-        kept = few_labels(labels, len(train.label_names), per_class, config.seed)
-        logging.info("labels_per_class=%d keeps %d of %d clips", per_class, len(kept), len(train))
+        num_classes = len(train.label_names)
+        if not per_class:
+            counts = np.bincount([c for of_clip in labels for c in of_clip], minlength=num_classes)
+            per_class = np.maximum(np.rint(share * counts), 1)
+        kept = few_labels(labels, num_classes, per_class, config.seed)
+        logging.info("%d of %d labelled clips kept", len(kept), len(train))
         train = Subset(train, kept)
     return train, held_out
 

@@ -1,0 +1,218 @@
+"""python -m conformer_jax.study --config=configs/study.py:label_efficiency [--workdir=DIR]
+
+Runs every arm of a question for every seed: pre-training where the arm changes it (shared by the
+arms that do not), then fine-tuning. All of it resumes: what is finished is not run again. Writes
+`<workdir>/study.json`, and for label efficiency `label_efficiency.json` and `.png`.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import statistics
+
+from absl import app, flags
+
+from conformer_jax import overrides
+from conformer_jax.data.manifest import read_manifest, split_rows
+from conformer_jax.errors import UserError
+
+_FIGURES = ("accuracy", "mAP")
+
+
+def study(config, workdir) -> list[dict]:
+    """Runs the arms of a config of configs/study.py.
+
+    Args:
+      config: see there.
+      workdir: gets the runs, `pretrain_<key>/` and `<key>/seed_<n>/`, and the results.
+
+    Returns:
+      one record for each arm and seed: arm, seed, share (of the labels), init, clips (labelled
+      ones trained on), accuracy, mAP.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    from conformer_jax import frozen, train
+
+    workdir, records, compiled = pathlib.Path(workdir), [], None
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, changes in config.arms.items():
+        changes = dict(changes.items())
+        scratch = changes.pop("scratch", False)
+        for seed in config.seeds:
+            logging.info("arm '%s', seed %d", name, seed)
+            one = _changed(config.finetune, changes, "finetune.", name)
+            one.seed = int(seed)
+            origin = _pretrained(config, changes, one, workdir)
+            run = workdir / _key(name) / f"seed_{seed}"
+            evaluate = train.train_and_evaluate if one.task == "finetune" else frozen.evaluate
+            if scratch:
+                # The statistics of the other arms: the arms differ in the encoder alone.
+                _take_statistics(one, origin)
+            one.init_from = "" if scratch else str(origin)
+            result = evaluate(one, run, compiled)
+            compiled = result.program
+            records.append(
+                {
+                    "arm": name,
+                    "seed": int(seed),
+                    "share": one.data.label_share,
+                    "init": "scratch" if scratch else "pretrained",
+                    "clips": result.num_clips,
+                    **{figure: result.held_out[figure] for figure in _FIGURES},
+                }
+            )
+            _write(config, workdir, records)
+    return records
+
+
+def _changed(config, changes, prefix, arm):
+    """A copy of a task's config with the arm's fields of it set."""
+    copy = config.copy_and_resolve_references()
+    fields = {n.removeprefix(prefix): v for n, v in changes.items() if n.startswith(prefix)}
+    try:
+        copy.update_from_flattened_dict(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config.arms, '{arm}': {error}") from error
+    return copy
+
+
+def _pretrained(config, changes, finetune, workdir):
+    """The workdir of the arm's pre-training, which is run where it is not finished."""
+    from conformer_jax import train
+
+    fields = {name: value for name, value in changes.items() if name.startswith("pretrain.")}
+    with_folds = changes.get("with_training_folds", False)
+    if not fields and not with_folds and config.finetune.init_from:
+        return pathlib.Path(config.finetune.init_from)
+    one = _changed(config.pretrain, changes, "pretrain.", "pre-training")
+    run = workdir / ("pretrain_" + _key(json.dumps([fields, with_folds], sort_keys=True)))
+    if with_folds:
+        one.data.manifest = _joined_manifest(one, finetune, run)
+    logging.info("pre-training in %s", run)
+    train.train_and_evaluate(one, run)
+    return run
+
+
+def _joined_manifest(pretrain, finetune, run):
+    """A manifest of the unlabelled corpus and the clips that fine-tuning trains on."""
+    if not (pretrain.data.manifest and finetune.data.manifest):
+        raise UserError(
+            "this arm needs two manifests: --config.pretrain.data.manifest and "
+            "--config.finetune.data.manifest"
+        )
+    data = finetune.data
+    labelled, _ = split_rows(
+        read_manifest(data.manifest),
+        data.manifest,
+        data.train_folds,
+        data.eval_folds,
+        data.eval_share,
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "corpus.csv"
+    paths = [row.path for row in read_manifest(pretrain.data.manifest) + labelled]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path",), *((p,) for p in dict.fromkeys(paths))])
+    return str(path)
+
+
+def _take_statistics(config, origin):
+    from conformer_jax import checkpoint
+
+    meta = checkpoint.read_meta(origin)
+    if meta is None:
+        raise UserError(f"{origin} holds no checkpoint: check --config.finetune.init_from")
+    saved = meta["config"]["features"]
+    config.features.mean, config.features.deviation = (
+        tuple(saved[name]) for name in ("mean", "deviation")
+    )
+
+
+def _key(text):
+    """A name for a folder."""
+    words = "".join(c if c.isalnum() else "_" for c in text)[:40]
+    return f"{words}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _write(config, workdir, records):
+    caption = f"{config.name}: {config.finetune.name}, {config.finetune.train.num_steps} steps"
+    files = {"study.json": {"name": config.name, "records": records, "caption": caption}}
+    if len({record["share"] for record in records}) > 1:
+        files["label_efficiency.json"] = {"records": records, "caption": caption}
+        draw_label_efficiency(records, caption, workdir / "label_efficiency.png")
+    for name, content in files.items():
+        temporary = workdir / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, workdir / name)
+
+
+def draw_label_efficiency(records, caption, path):
+    """Accuracy against the share of labels, the mean over seeds and every seed, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for init, label in (("pretrained", "pre-trained"), ("scratch", "from scratch")):
+        of_init = [record for record in records if record["init"] == init]
+        shares = sorted({record["share"] for record in of_init})
+        values = [[r["accuracy"] for r in of_init if r["share"] == share] for share in shares]
+        (line,) = axis.plot(shares, [statistics.fmean(v) for v in values], marker="o", label=label)
+        for share, of_share in zip(shares, values, strict=True):
+            axis.plot([share] * len(of_share), of_share, ".", color=line.get_color(), alpha=0.4)
+    axis.set(
+        xlabel="share of the labels", ylabel="accuracy, held out", title=caption, ylim=(0, None)
+    )
+    axis.title.set_fontsize(9)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def table(records) -> str:
+    """The arms as text: mean and deviation over the seeds."""
+    width = max(len(record["arm"]) for record in records)
+    lines = [f"{'arm':<{width}}  seeds  clips  accuracy          mAP"]
+    for arm in dict.fromkeys(record["arm"] for record in records):
+        of_arm = [record for record in records if record["arm"] == arm]
+        cells = []
+        for figure in _FIGURES:
+            values = [record[figure] for record in of_arm]
+            deviation = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.3f}{deviation}")
+        lines.append(
+            f"{arm:<{width}}  {len(of_arm):>5}  {of_arm[0]['clips']:>5}  {cells[0]:<16}  {cells[1]}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv):
+    """Runs the study; a user's mistake ends in one line."""
+    del argv
+    from conformer_jax import host_memory, preemption, progress
+
+    progress.set_up_logging()
+    host_memory.keep_freed_memory()
+    config = CONFIG.value
+    workdir = WORKDIR.value or os.path.join("runs", config.name)
+    try:
+        print(table(study(config, workdir)))
+        print(f"Written: {workdir}/study.json")
+    except preemption.Preempted as stopped:
+        said = f"{stopped} by SIGTERM and saved: the same command goes on"
+        overrides.fail(said, preemption.EXIT_CODE)
+    except (UserError, OSError) as error:
+        overrides.fail(str(error))
+
+
+if __name__ == "__main__":
+    CONFIG = overrides.define_config_flag()
+    WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name> by default.")
+    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))
