@@ -82,8 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Losses (losses.py).
     config.losses = s = ml_collections.ConfigDict()
     s.diversity_weight = 0.1  # of the codebook diversity loss, target 'gumbel' (wav2vec 2.0)
-    # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label, half
-    # of it to the presence and half to the absence of each class (Szegedy et al. 2016).
+    # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label,
+    # half of it to the presence and half to the absence of each class (Szegedy et al. 2016).
     s.label_smoothing = 0.0
 
     # Classifier head (models/classifier.py).

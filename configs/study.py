@@ -35,9 +35,9 @@ def get_config(variant: str = "label_efficiency"):
         "masking": masking,
         "frozen": frozen,
     }[variant]()
-    # name -> {'pretrain.<field>' or 'finetune.<field>': value}; 'scratch': True for no encoder;
-    # 'with_training_folds': True pre-trains on config.finetune's training clips, too.
-    config.arms = ml_collections.FrozenConfigDict(arms)
+    # (name, ((change, value), ...)) of each; a change is 'pretrain.<field>', 'finetune.<field>',
+    # 'scratch' (no encoder) or 'with_training_folds' (pre-trains on finetune's training clips too).
+    config.arms = tuple((name, tuple(changes.items())) for name, changes in arms.items())
     return config
 
 

@@ -14,7 +14,7 @@ def make_schedule(config, num_steps: int) -> optax.Schedule:
         init_value=0.0,
         peak_value=config.learning_rate,
         warmup_steps=max(1, round(config.warmup_share * num_steps)),
-        decay_steps=num_steps,
+        decay_steps=max(num_steps, 2),  # optax needs a step after the warm-up
         end_value=config.end_share * config.learning_rate,
     )
 

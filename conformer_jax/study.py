@@ -6,6 +6,7 @@ arms that do not), then fine-tuning. All of it resumes: what is finished is not 
 """
 
 import csv
+import functools
 import hashlib
 import json
 import logging
@@ -40,8 +41,8 @@ def study(config, workdir) -> list[dict]:
 
     workdir, records, compiled = pathlib.Path(workdir), [], None
     workdir.mkdir(parents=True, exist_ok=True)
-    for name, changes in config.arms.items():
-        changes = dict(changes.items())
+    for name, changes in config.arms:
+        changes = dict(changes)
         scratch = changes.pop("scratch", False)
         for seed in config.seeds:
             logging.info("arm '%s', seed %d", name, seed)
@@ -73,11 +74,15 @@ def study(config, workdir) -> list[dict]:
 def _changed(config, changes, prefix, arm):
     """A copy of a task's config with the arm's fields of it set."""
     copy = config.copy_and_resolve_references()
-    fields = {n.removeprefix(prefix): v for n, v in changes.items() if n.startswith(prefix)}
-    try:
-        copy.update_from_flattened_dict(fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"config.arms, '{arm}': {error}") from error
+    for name, value in changes.items():
+        if name.startswith(prefix):
+            *sections, field = name.removeprefix(prefix).split(".")
+            try:
+                # Not update_from_flattened_dict, which passes over a field that there is not.
+                section = functools.reduce(lambda part, s: part[s], sections, copy)
+                section[field] = value
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f"config.arms, '{arm}', {name}: {error}") from error
     return copy
 
 

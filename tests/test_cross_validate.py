@@ -1,0 +1,134 @@
+"""K folds: who is held out when, what is shared, what is reported."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from scipy import stats
+
+from configs import finetune as finetune_config
+from conformer_jax import cross_validate, frozen, predictions, run, train
+from conformer_jax.errors import UserError
+
+
+def manifest(folder, folds=("a", "b", "c")):
+    """Two clips of each of two classes in every fold; one class hums, one hisses."""
+    rng = np.random.default_rng(0)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "fold"])
+        for fold in folds:
+            for i in range(4):
+                hum = 0.3 * np.sin(np.arange(4000) * 0.1 * (1 + i))
+                audio = hum if i % 2 else 0.1 * rng.normal(size=4000)
+                soundfile.write(folder / f"{fold}{i}.wav", audio, 16000)
+                writer.writerow([f"{fold}{i}.wav", ("hiss", "hum")[i % 2], fold])
+    return str(folder / "manifest.csv")
+
+
+def smoke(path):
+    config = finetune_config.get_config("smoke")
+    config.update(init_from="", compare_with_scratch=False)
+    config.data.update(manifest=path, loader="threads", clip_s=0.25, batch_size=4)
+    config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
+    config.classifier.pooling = "statistics"
+    config.train.update(num_steps=2, eval_every=0)
+    config.checkpoint.every_steps = 0
+    return config
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory):
+    """(config, workdir, summary, Programs of the folds)."""
+    folder = tmp_path_factory.mktemp("folds")
+    config, programs, real = smoke(manifest(folder)), [], run.with_control
+
+    def watched(*args):
+        rows, compiled = real(*args)
+        programs.append(compiled)
+        return rows, compiled
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "with_control", watched)
+    summary = cross_validate.cross_validate(config, folder / "cv")
+    patch.undo()
+    return config, folder / "cv", summary, programs
+
+
+def test_every_clip_is_held_out_once(validated):
+    found = [
+        predictions.load(validated[1] / f"fold_{fold}" / "predictions.npz").ids.tolist()
+        for fold in "abc"
+    ]
+    assert found == [[f"{fold}{i}.wav" for i in range(4)] for fold in "abc"]
+
+
+def test_the_folds_share_one_program(validated):
+    programs = validated[3]
+    assert len(programs) == 3
+    assert all(program is programs[0] for program in programs)
+    # One for the state that init gives and one for what a step gives, at most.
+    assert programs[0].train_step._cache_size() <= 2
+
+
+def test_the_summary_is_on_disk(validated):
+    _, workdir, summary, _ = validated
+    assert json.loads((workdir / "folds.json").read_text()) == summary
+    (name,) = summary
+    assert name == "from scratch, fine-tuned"
+    assert sorted(summary[name]["folds"]) == ["a", "b", "c"]
+    assert name in cross_validate.table(summary)
+
+
+def test_finished_folds_are_not_run_again(validated, monkeypatch):
+    config, workdir, summary, _ = validated
+
+    def never(*args):
+        raise AssertionError("trained again")
+
+    finished = dataclasses.replace(validated[3][0], train_step=never)
+    monkeypatch.setattr(train.program, "build", lambda *args, **kwargs: finished)
+    assert cross_validate.cross_validate(config, workdir) == summary
+
+
+def test_mean_deviation_and_interval():
+    values = [0.71, 0.75, 0.69, 0.8, 0.73]
+    found = cross_validate.summarise({str(i): {"accuracy": v} for i, v in enumerate(values)})
+    assert found["mean"]["accuracy"] == pytest.approx(np.mean(values))
+    assert found["deviation"]["accuracy"] == pytest.approx(np.std(values, ddof=1))
+    expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert found["interval95"]["accuracy"] == pytest.approx(expected)
+
+
+def test_what_cannot_be_validated_is_said(tmp_path):
+    config = smoke(manifest(tmp_path, folds=("1",)))
+    with pytest.raises(UserError, match=r"1 fold\(s\).*--folds=5"):
+        cross_validate.cross_validate(config, tmp_path / "cv")
+    config.data.manifest = ""
+    with pytest.raises(UserError, match=r"needs --config\.data\.manifest"):
+        cross_validate.cross_validate(config, tmp_path / "cv")
+    config.task = "pretrain"
+    config.data.manifest = "x.csv"
+    with pytest.raises(UserError, match="no folds"):
+        cross_validate.cross_validate(config, tmp_path / "cv")
+
+
+def test_probes_are_validated_like_fine_tuning(validated, monkeypatch, tmp_path):
+    config = validated[0].copy_and_resolve_references()
+    config.task = "knn"
+    record = {"accuracy": 0.5, "mAP": 0.6, "chance_accuracy": 0.5, "chance_mAP": 0.5}
+    seen = []
+
+    def fake(config, workdir, prepared):
+        seen.append((config.data.eval_folds, config.data.train_folds, workdir.name))
+        return train.Result({}, record, config, None, 8)
+
+    monkeypatch.setattr(frozen, "evaluate", fake)
+    tmp_path.joinpath("cv").mkdir()
+    summary = cross_validate.cross_validate(config, tmp_path / "cv")
+    assert seen[1] == (("b",), ("a", "c"), "fold_b")
+    (name,) = summary
+    assert "nearest neighbors" in name

@@ -1,0 +1,109 @@
+"""Studies: which runs an arm needs, what it shares, what is written."""
+
+import csv
+import json
+
+import pytest
+
+from configs import study as study_config
+from conformer_jax import checkpoint, frozen, study, train
+from conformer_jax.errors import UserError
+
+
+class Runs:
+    """Stands in for training: remembers what was run and returns made-up figures."""
+
+    def __init__(self, monkeypatch):
+        self.pretrained, self.tuned = [], []
+        monkeypatch.setattr(train, "train_and_evaluate", self.train)
+        monkeypatch.setattr(frozen, "evaluate", self.probe)
+        meta = {"config": {"features": {"mean": [1.0] * 64, "deviation": [2.0] * 64}}}
+        monkeypatch.setattr(checkpoint, "read_meta", lambda _: meta)
+
+    def train(self, config, workdir, prepared=None):
+        if config.task == "pretrain":
+            self.pretrained.append((config, workdir))
+            return train.Result({}, {}, config, None, 9)
+        return self.probe(config, workdir, prepared)
+
+    def probe(self, config, workdir, prepared):
+        self.tuned.append((config, workdir))
+        accuracy = 0.5 * config.data.label_share + (0.2 if config.init_from else 0.0)
+        return train.Result({}, {"accuracy": accuracy, "mAP": accuracy}, config, None, 9)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    return Runs(monkeypatch)
+
+
+def test_label_efficiency(runs, tmp_path):
+    config = study_config.get_config("label_efficiency")
+    config.finetune.init_from = "runs/mine"
+    config.seeds = (0, 1)
+    records = study.study(config, tmp_path)
+    assert not runs.pretrained
+    assert len({workdir for _, workdir in runs.tuned}) == len(records) == 5 * 2 * 2
+    assert {r["share"] for r in records} == {0.1, 0.2, 1 / 3, 2 / 3, 1.0}
+    for one, _ in runs.tuned:
+        assert one.init_from in ("", "runs/mine")
+        assert one.init_from or one.features.mean == (1.0,) * 64
+    assert {one.seed for one, _ in runs.tuned} == {0, 1}
+    written = json.loads((tmp_path / "label_efficiency.json").read_text())
+    assert written["records"] == records
+    assert (tmp_path / "label_efficiency.png").stat().st_size > 5000
+    lines = study.table(records).splitlines()
+    assert len(lines) == 1 + 10
+    assert "all of the labels, pre-trained" in lines[-2]
+    assert "0.700 +- 0.000" in lines[-2]
+
+
+def test_arms_that_change_pre_training_get_their_own(runs, tmp_path):
+    records = study.study(study_config.get_config("target"), tmp_path)
+    assert [r["arm"] for r in records] == ["linear"] * 3 + ["gumbel"] * 3
+    assert {c.target: w for c, w in runs.pretrained}.keys() == {"linear", "gumbel"}
+    assert len({workdir for _, workdir in runs.pretrained}) == 2
+    for one, _ in runs.tuned:
+        assert one.init_from in {str(workdir) for _, workdir in runs.pretrained}
+    assert not (tmp_path / "label_efficiency.json").exists()
+
+
+def test_pre_training_may_hear_the_training_folds_but_not_the_test_fold(runs, tmp_path):
+    for name, rows in (
+        ("free", [("x.wav", "", ""), ("y.wav", "", "")]),
+        ("labelled", [("a.wav", "dog", "1"), ("b.wav", "cat", "2"), ("c.wav", "dog", "3")]),
+    ):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "m.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "label", "fold"), *rows])
+    config = study_config.get_config("corpus")
+    config.pretrain.data.manifest = str(tmp_path / "free" / "m.csv")
+    config.finetune.data.update(
+        manifest=str(tmp_path / "labelled" / "m.csv"), eval_folds=("1",), train_folds=("2", "3")
+    )
+    study.study(config, tmp_path / "out")
+    joined = next(c.data.manifest for c, _ in runs.pretrained if c.data.manifest.endswith("s.csv"))
+    with open(joined, newline="") as file:
+        names = [row["path"].rpartition("/")[2] for row in csv.DictReader(file)]
+    assert names == ["x.wav", "y.wav", "b.wav", "c.wav"]
+
+
+def test_frozen_arms_probe(runs, tmp_path):
+    records = study.study(study_config.get_config("frozen"), tmp_path)
+    assert {one.task for one, _ in runs.tuned} == {"finetune", "linear_probe", "knn"}
+    assert {r["init"] for r in records} == {"pretrained", "scratch"}
+
+
+def test_an_unknown_field_of_an_arm_is_named(runs, tmp_path):
+    config = study_config.get_config("target")
+    config.arms = (("odd", (("finetune.data.no_such", 1),)),)
+    with pytest.raises(UserError, match=r"odd.*no_such"):
+        study.study(config, tmp_path)
+
+
+@pytest.mark.parametrize("variant", study_config.VARIANTS)
+def test_the_shipped_arms_name_fields_that_exist(variant, runs, tmp_path, monkeypatch):
+    config = study_config.get_config(variant)
+    monkeypatch.setattr(study, "_joined_manifest", lambda *_: "joined.csv")
+    config.seeds = (0,)
+    assert len(study.study(config, tmp_path)) == len(config.arms)
