@@ -80,6 +80,8 @@ def _changed(config, changes, prefix, arm):
             try:
                 # Not update_from_flattened_dict, which passes over a field that there is not.
                 section = functools.reduce(lambda part, s: part[s], sections, copy)
+                if field not in section:
+                    raise KeyError(f"there is no field {field!r}")
                 section[field] = value
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"config.arms, '{arm}', {name}: {error}") from error
