@@ -42,9 +42,9 @@ def write(workdirs, output, *, num_mistakes: int = 12) -> str:
         raise UserError(
             f"cannot write --output={output}: {error.strerror}; name a file in a folder that exists"
         ) from error
-    counted = [f"{len(of)} {name}" for of, name in ((runs, "run(s)"), (studies, "study")) if of]
     return (
-        f"Wrote {output}: {', '.join(counted)}, {len(content) / 1e6:.1f} MB; open it in a browser"
+        f"Wrote {output}: {len(runs)} run(s), {len(studies)} study folder(s), "
+        f"{len(content) / 1e6:.1f} MB; open it in a browser"
     )
 
 

@@ -44,6 +44,7 @@ class Chart:
     levels: tuple = ()
     ticks: tuple = ()
     percent: bool = False  # x is a share, written in %
+    x_range: tuple = ()  # seen at least, of charts that stand side by side
 
 
 def line_chart(chart: Chart) -> Markup:
@@ -59,11 +60,12 @@ def line_chart(chart: Chart) -> Markup:
         + "".join(f" {name}: {number(y)}." for name, y in chart.levels)
         + (f" {chart.band[2]}: {_band_in_words(chart.band)}." if chart.band else "")
     )
+    taken = [scale.at(*p) for s in series for p in s.points if p[1] is not None]
     drawing = tag(
         "svg",
         _axes(chart, scale),
-        _band(chart, scale),
-        *(_level(name, y, scale) for name, y in chart.levels),
+        _band(chart, scale, taken),
+        *(_level(name, y, scale, taken) for name, y in chart.levels),
         *(_line(s, scale) for s in series),
         tag("g", class_="cursor"),
         class_="chart",
@@ -94,7 +96,7 @@ class _Scale:
     """From values to the drawing's coordinates."""
 
     def __init__(self, chart, series):
-        xs = [x for s in series for x, y in s.points if y is not None]
+        xs = [x for s in series for x, y in s.points if y is not None] + list(chart.x_range)
         ys = [y for s in series for _, y in s.points if y is not None]
         ys += [y for s in series for _, y in s.scattered]
         ys += [y for s in series for _, low, high in s.spread for y in (low, high)]
@@ -170,14 +172,14 @@ def _axes(chart, scale):
     return tag("g", *parts, class_="axes")
 
 
-def _band(chart, scale):
+def _band(chart, scale, taken):
     if not chart.band:
         return None
     low, high = max(chart.band[0], scale.y[0]), min(chart.band[1], scale.y[1])
     top, floor = scale.at(scale.x[0], high)[1], scale.at(scale.x[0], low)[1]
     if floor - top < 1:
         top, floor = (top - 2, floor) if low <= scale.y[0] else (top, floor + 2)
-    label = tag("text", chart.band[2], x=_LEFT + 5, y=top + 13)
+    label = tag("text", chart.band[2], **_place(top + 13, taken))
     width, height = WIDTH - _LEFT - _RIGHT, round(floor - top, 1)
     return tag(
         "g",
@@ -187,14 +189,27 @@ def _band(chart, scale):
     )
 
 
-def _level(name, y, scale):
+def _level(name, y, scale, taken):
     at = scale.at(scale.x[0], y)[1]
     return tag(
         "g",
         tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at),
-        tag("text", name, x=WIDTH - _RIGHT, y=at - 4 if at > 24 else at + 12, text_anchor="end"),
+        tag("text", name, **_place(at - 4 if at > 24 else at + 12, taken)),
         class_="level",
     )
+
+
+def _place(y, taken):
+    """Where a label stands at height y: right, or left where lines run through it there."""
+    half = (WIDTH + _LEFT - _RIGHT) / 2
+
+    def hidden(side):
+        return sum(abs(py - y + 4) < 10 and side(px) for px, py in taken)
+
+    right, left = hidden(lambda x: x > half + 70), hidden(lambda x: x < half - 70)
+    if right <= left:
+        return {"x": WIDTH - _RIGHT - 4, "y": round(y, 1), "text_anchor": "end"}
+    return {"x": _LEFT + 5, "y": round(y, 1)}
 
 
 def _line(series, scale):

@@ -79,21 +79,15 @@ def average_precisions(predictions) -> Markup:
     return join(*parts)
 
 
-def bar(value: float, highest: float = 1.0, mark: float | None = None) -> Markup:
-    """A figure with a bar behind it; `mark` is a line across, what guessing scores."""
-    share = 100 * min(max(value / highest, 0.0), 1.0)
-    return tag(
-        "span",
-        tag("span", tag("i", style=f"width:{share:.1f}%"), _mark(mark, highest), class_="track"),
-        tag("b", f"{value:.3f}"),
-        class_="bar",
-    )
+def bar(value: float, mark: float | None = None) -> Markup:
+    """A figure from 0 to 1 with a bar before it; `mark` is a line across it."""
 
+    def at(share):
+        return f"{100 * min(max(share, 0.0), 1.0):.1f}%"
 
-def _mark(value, highest):
-    if value is None:
-        return None
-    return tag("em", style=f"left:{100 * value / highest:.1f}%")
+    line = None if mark is None else tag("em", style=f"left:{at(mark)}")
+    track = tag("span", tag("i", style=f"width:{at(value)}"), line, class_="track")
+    return tag("span", track, tag("b", f"{value:.3f}"), class_="bar")
 
 
 def confusion_matrix(names, counts: np.ndarray, *, several: bool) -> Markup:
@@ -147,7 +141,8 @@ def _as_table(names, counts):
 
 def _as_picture(names, counts):
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    level = np.where(counts > 0, 30 + np.round(97 * shares), 0)
+    faintest = 30 if len(names) <= 100 else 64  # a small cell must be darker to be seen
+    level = np.where(counts > 0, faintest + np.round((127 - faintest) * shares), 0)
     diagonal = np.eye(len(names), dtype=bool)
     indices = np.where(counts > 0, level + np.where(diagonal, 0, 128), 0)
     opacity = 2 * np.arange(128)[:, None]

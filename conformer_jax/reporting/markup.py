@@ -81,7 +81,7 @@ def table(caption: str, head, rows, *, words=(0,)) -> Markup:
 
 def scrolling(label: str, content: Markup) -> Markup:
     """A box that scrolls sideways, by keyboard too."""
-    return tag("div", content, class_="scrolling", tabindex="0", role="region", aria_label=label)
+    return tag("div", content, class_="scrolling", tabindex="0", role="group", aria_label=label)
 
 
 def details(summary: str, content: Markup) -> Markup:

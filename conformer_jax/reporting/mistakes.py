@@ -66,12 +66,19 @@ def gallery(found: list[Mistake]) -> Markup:
     for run in {id(m.run): m.run for m in found}.values():
         ids = [m.id for m in found if m.run is run]
         media_of |= {(id(run), name): heard for name, heard in _listen(run, ids).items()}
-    cards = [_card(m, media_of[id(m.run), m.id]) for m in found]
-    return tag("ol", *cards, class_="mistakes")
+    heard = [media_of[id(m.run), m.id] for m in found]
+    silent = {reason for reason in heard if isinstance(reason, str)}
+    note = None
+    if len(silent) == 1 and all(isinstance(h, str) for h in heard):
+        note = tag("p", f"None of them can be played: {silent.pop()}.", class_="left-out")
+        heard = [None] * len(found)
+    return join(note, tag("ol", *map(_card, found, heard), class_="mistakes"))
 
 
 def _card(mistake, heard):
-    if isinstance(heard, str):
+    if heard is None:
+        shown = None
+    elif isinstance(heard, str):
         shown = tag("p", f"Cannot be played: {heard}.", class_="silent")
     else:
         shown = join(
@@ -134,7 +141,7 @@ def _listen(run, ids) -> dict:
     try:
         _, source = open_sources(config, tuple(run.predictions.label_names))
     except (UserError, OSError, AttributeError, KeyError, ValueError) as error:
-        return dict.fromkeys(ids, f"its corpus cannot be opened ({_line(error)})")
+        return dict.fromkeys(ids, f"the corpus cannot be opened ({_line(error)})")
     rate, wanted = config.features.sample_rate, set(ids)
     num_samples = round(config.data.clip_s * rate)
     heard, clips = dict.fromkeys(ids, "the corpus no longer holds it"), {}

@@ -101,6 +101,15 @@ function setUpHeatMap(heat) {
   });
 }
 
+// A table that is not too wide is no stop for the Tab key. Opening its details resizes it.
+const scrollers = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+document.querySelectorAll(".scrolling").forEach((box) => scrollers.observe(box));
+
 document.querySelectorAll(".chart").forEach(setUpChart);
 document.querySelectorAll(".heat").forEach(setUpHeatMap);
 document.addEventListener("play", (event) => {

@@ -123,7 +123,7 @@ def _render(section, anchor, level):
         tag(f"h{level}", section.title, id=anchor),
         section.content,
         *parts,
-        aria_labelledby=anchor,
+        aria_labelledby=anchor if level == 2 else None,  # a landmark each; not too many
     )
 
 

@@ -10,54 +10,52 @@ from conformer_jax.reporting.markup import Markup, details, join, number, table,
 from conformer_jax.workdir import differing_fields
 
 _INITS = {"pretrained": "pre-trained", "scratch": "from scratch"}
+_UP = "Higher and sooner is better; a line that still climbs at its end wants more steps."
+_DOWN = "Lower and sooner is better; a line that still falls at its end wants more steps."
+_FITTED = (
+    "How fast each run fits what it is trained on; lower is better only where the held-out figures "
+    "are better, too."
+)
+# title, unit, name in the log, name of what guessing scores there, how to read it
 _COMPARED = {
     "pretrain": (
-        ("Contrastive accuracy, held out", "share of masked tokens", "contrastive_accuracy"),
-        ("Contrastive loss, held out", "nats", "contrastive_loss"),
+        (
+            "Contrastive accuracy",
+            "share of masked tokens",
+            "contrastive_accuracy",
+            "chance_accuracy",
+            _UP,
+        ),
+        ("Contrastive loss", "nats", "contrastive_loss", None, _DOWN),
     ),
     "finetune": (
-        ("Accuracy, held out", "share of clips", "accuracy"),
-        ("mAP, held out", "mean over classes", "mAP"),
+        ("Accuracy", "share of clips", "accuracy", "chance_accuracy", _UP),
+        ("mAP", "mean over classes", "mAP", "chance_mAP", _UP),
     ),
+}
+_NOTES = {
+    "pretrain": "Losses and accuracies of pre-training compare between runs of the same target, "
+    "the same number of distractors and the same clips only.",
+    "finetune": "Fair where the runs differ in one thing only; below is what they differ in.",
 }
 
 
 def comparison(runs) -> Markup:
     """Final figures of runs of one task beside each other, their curves, and what differs."""
-    task = runs[0].task
-    last = [run.last("eval") for run in runs]
-    bars = [
-        _bars(
-            f"{title}, at the last step",
-            [
-                (r.name, e[name], e.get(chance))
-                for r, e in zip(runs, last, strict=True)
-                if e.get(name) is not None
-            ],
-        )
-        for title, chance, name in (
-            ("Contrastive accuracy, held out", "chance_accuracy", "contrastive_accuracy"),
-            ("Accuracy, held out", "chance_accuracy", "accuracy"),
-            ("mAP, held out", "chance_mAP", "mAP"),
-        )
-        if sum(e.get(name) is not None for e in last) > 1
-    ]
-    charts = []
-    for title, unit, name in _COMPARED[task]:
+    bars, charts = [], []
+    for title, unit, name, chance, about in _COMPARED[runs[0].task]:
+        last = [(run.name, run.last("eval")) for run in runs]
+        rows = [(run, e[name], e.get(chance)) for run, e in last if e.get(name) is not None]
+        if chance and len(rows) > 1:
+            bars.append(_bars(f"{title}, held out, at the last step", rows))
         lines = [(run.name, run.series(name, "eval")) for run in runs]
         if max(len(points) for _, points in lines) > 1:
-            charts.append(_overlay(title, unit, lines, dots=True))
+            charts.append(_overlay(f"{title}, held out", unit, about, lines, dots=True))
     lines = [(run.name, run.series("loss", "train")) for run in runs]
     if any(points for _, points in lines):
-        charts.append(_overlay("Training loss", "nats", lines, dots=False))
-    note = (
-        "Losses and accuracies of pre-training compare between runs of the same target, the same "
-        "number of distractors and the same clips only."
-        if task == "pretrain"
-        else "Fair where the runs differ in one thing only; below is what they differ in."
-    )
+        charts.append(_overlay("Training loss", "nats", _FITTED, lines, dots=False))
     return join(
-        tag("p", note),
+        tag("p", _NOTES[runs[0].task]),
         tag("div", *bars, class_="side-by-side") if bars else None,
         tag("div", *charts, class_="plots"),
         _differences(runs),
@@ -65,20 +63,18 @@ def comparison(runs) -> Markup:
 
 
 def _bars(title, rows):
-    highest = 1.0
     return table(
         f"{title}; the thin line is chance",
         ["run", "value"],
-        [[name, bar(value, highest, chance)] for name, value, chance in rows],
+        [[name, bar(value, chance)] for name, value, chance in rows],
         words=(0, 1),
     )
 
 
-def _overlay(title, unit, lines, *, dots):
+def _overlay(title, unit, about, lines, *, dots):
     series = [
         Series(name, points, colour, dots) for colour, (name, points) in enumerate(lines) if points
     ]
-    about = "The runs over the same steps; each by itself is explained in its own section."
     return line_chart(Chart(title, unit, about, tuple(series)))
 
 
@@ -95,7 +91,7 @@ def _differences(runs):
         return tag("p", "Their configs are the same.")
     head = ["field", *(run.name for run in known)]
     inside = table("Fields of config.json that differ", head, rows, words=range(len(head)))
-    return details(f"What differs in their configs: {len(rows)} fields", inside)
+    return details(f"What differs in their configs: {len(rows)} field(s)", inside)
 
 
 def _value(config, field):
@@ -119,8 +115,8 @@ def label_efficiency(study: dict) -> Markup:
         cells[record["init"], record["share"]].append(record)
     shares = sorted({share for _, share in cells})
     charts = [
-        _efficiency_chart(cells, shares, title, name)
-        for title, name in (("Accuracy, held out", "accuracy"), ("mAP, held out", "mAP"))
+        _efficiency_chart(cells, shares, f"{title}, held out", unit, name)
+        for title, unit, name, *_ in _COMPARED["finetune"]
     ]
     rows = []
     for share in shares:
@@ -140,7 +136,7 @@ def label_efficiency(study: dict) -> Markup:
     )
 
 
-def _efficiency_chart(cells, shares, title, name):
+def _efficiency_chart(cells, shares, title, unit, name):
     series = []
     for colour, (init, shown) in enumerate(_INITS.items()):
         values = [(s, [r[name] for r in cells[init, s]]) for s in shares if (init, s) in cells]
@@ -162,7 +158,7 @@ def _efficiency_chart(cells, shares, title, name):
     return line_chart(
         Chart(
             title,
-            "by share of the labels",
+            unit,
             about,
             tuple(series),
             x_name="share of the labels, logarithmic",
@@ -173,7 +169,7 @@ def _efficiency_chart(cells, shares, title, name):
 
 
 def _figure(values, name):
-    return number(values[name]) if name in values else "not measured"
+    return f"{values[name]:.3f}" if name in values else "not measured"
 
 
 def _mean_and_deviation(values):
@@ -196,11 +192,11 @@ def folds(study: dict, fold_runs) -> Markup:
         [f"fold {fold}", *(_figure(values, name) for name in names)]
         for fold, values in study["folds"].items()
     ]
-    rows.append([tag("strong", "mean"), *(tag("strong", number(study["mean"][n])) for n in names)])
+    rows.append([tag("strong", "mean"), *(tag("strong", _figure(study["mean"], n)) for n in names)])
     rows.append(["deviation", *(_figure(study.get("deviation", {}), n) for n in names)])
     if study.get("interval95"):
         ends = (study["interval95"].get(name) for name in names)
-        cells = ["not measured" if e is None else f"{number(e[0])} to {number(e[1])}" for e in ends]
+        cells = ["not measured" if e is None else f"{e[0]:.3f} to {e[1]:.3f}" for e in ends]
         rows.append(["95 % interval of the mean", *cells])
     parts = [
         tag(

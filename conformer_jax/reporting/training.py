@@ -26,14 +26,14 @@ _SPEED = Panel(
 )
 _GRADIENT = Panel(
     "Gradient norm",
-    "before clipping",
+    "global, before clipping",
     {"gradient_norm": ""},
     "How hard the loss pulls at the parameters. Healthy: it settles after the warm-up; peaks that "
     "keep growing mean that the learning rate is too high.",
 )
 _LEARNING_RATE = Panel(
     "Learning rate",
-    "per step",
+    "of AdamW",
     {"learning_rate": ""},
     "As configured: a linear warm-up, then a cosine. Here to compare the other curves with.",
 )
@@ -117,7 +117,7 @@ def codebook(run) -> Markup:
     panels = (
         Panel(
             "Codebook perplexity",
-            f"entries in use, in effect{of_all}",
+            f"entries in effect{of_all}",
             {f"code_perplexity_{group}": f"group {group}" for group in groups},
             "As many entries as would be in use if all were used equally often. Healthy: it "
             "starts near the size of the codebook, falls as codes take on meaning, and comes to "
@@ -132,7 +132,7 @@ def codebook(run) -> Markup:
         ),
         Panel(
             "Diversity loss",
-            "0 all entries alike, 1 a single one",
+            "0: all entries in equal use, near 1: a single one",
             {"diversity_loss": ""},
             "What pushes the entries to be used equally. Healthy: below 1, with the contrastive "
             "loss falling at the same time.",
@@ -190,6 +190,7 @@ def _chart(run, panel):
             series.append(Series(label, points, colour + (held_out and only), dots=held_out))
     if not series:
         return None
+    steps = [record["step"] for record in run.records]
     return Chart(
         panel.title,
         panel.unit,
@@ -197,6 +198,7 @@ def _chart(run, panel):
         tuple(series),
         band=_band(run, next(iter(panel.names))),
         levels=_levels(run, next(iter(panel.names))),
+        x_range=(min(steps), max(steps)),
     )
 
 
@@ -250,8 +252,8 @@ def facts(run) -> Markup:
     ):
         if held_out.get(name) is not None:
             guess = held_out.get(chance)
-            by = f" (chance {number(guess)})" if guess is not None else ""
-            found[title] = f"{number(held_out[name])}{by}"
+            by = f" (chance {guess:.3f})" if guess is not None else ""
+            found[title] = f"{held_out[name]:.3f}{by}"
     if train.get("finite", 1.0) != 1.0:
         found["Steps skipped"] = f"{percent(1 - train['finite'])} of the last stretch: not finite"
     pairs = (join(tag("dt", name), tag("dd", value)) for name, value in found.items())
