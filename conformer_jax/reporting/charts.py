@@ -82,7 +82,7 @@ def line_chart(chart: Chart) -> Markup:
     )
     return tag(
         "figure",
-        tag("h4", chart.title, " ", tag("span", chart.unit, class_="unit")),
+        tag("p", chart.title, " ", tag("span", chart.unit, class_="unit"), class_="title"),
         _legend(series),
         drawing,
         tag("output", class_="reading"),
