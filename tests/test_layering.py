@@ -129,6 +129,22 @@ def test_the_loop_knows_no_model():
     assert not ours("train.py") & {"pretrain", "finetune"}
 
 
+REPORT_READS = {"errors", "diagnostics", "metrics", "progress", "workdir", "overrides"}
+REPORT_READS |= {"data.sources", "models.features"}
+
+
+def test_the_report_reads_what_runs_left_and_builds_no_model():
+    for name in ["report.py", *in_folder("reporting")]:
+        others = {module for module in ours(name) if not module.startswith("reporting")}
+        assert others <= REPORT_READS, name
+
+
+def test_only_the_report_knows_its_parts():
+    users = {name for name in FILES if any(m.startswith("reporting") for m in ours(name))}
+    assert users <= {"report.py", *in_folder("reporting")}
+    assert "report.py" in users
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_outgrows_one_sitting(name):
     assert len(FILES[name].read_text().splitlines()) <= 400

@@ -1,0 +1,1 @@
+"""The parts of report.py's page: reading runs, drawing, and one module for each kind of section."""

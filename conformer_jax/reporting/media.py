@@ -1,0 +1,85 @@
+"""Pictures and sounds as data URIs: spectrograms, heat maps, FLAC."""
+
+import base64
+import dataclasses
+import io
+import struct
+import zlib
+
+import jax
+import matplotlib
+import numpy as np
+import soundfile
+
+from conformer_jax.models.features import FeatureSpec, log_mel
+
+_MOST_COLUMNS = 500  # of a spectrogram; longer ones are averaged
+
+
+def png(indices: np.ndarray, palette: np.ndarray) -> str:
+    """A picture of palette colours as a data URI.
+
+    Args:
+      indices: uint8 [height, width].
+      palette: uint8 [up to 256, 4], red, green, blue, opacity.
+    """
+    height, width = indices.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), indices.astype(np.uint8)], axis=1)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette[:, :3].astype(np.uint8).tobytes()),
+        (b"tRNS", palette[:, 3].astype(np.uint8).tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return _uri("image/png", b"\x89PNG\r\n\x1a\n" + body)
+
+
+def spectrograms(config, clips: list[np.ndarray]) -> list[str]:
+    """Log-mel spectrograms as the model takes them in, low frequencies at the bottom.
+
+    Args:
+      config: of the run; `features` is read.
+      clips: float32 [n] each, at config.features.sample_rate.
+
+    Returns:
+      a PNG data URI of each clip, each from its loudest cell down by 52 dB at most.
+    """
+    spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+    audio = np.zeros((len(clips), max(map(len, clips))), np.float32)
+    for row, clip in zip(audio, clips, strict=True):
+        row[: len(clip)] = clip
+    lengths = np.array([len(clip) for clip in clips], np.int32)
+    features, valid = jax.device_get(jax.jit(log_mel, static_argnums=2)(audio, lengths, spec))
+    pictures = [_narrow(f[v]) for f, v in zip(features, valid, strict=True)]
+    colours = matplotlib.colormaps["magma"](np.arange(256), bytes=True)
+    return [png(_levels(picture).T[::-1], colours) for picture in pictures]
+
+
+def flac(audio: np.ndarray, sample_rate: int) -> str:
+    """Mono audio, float32 [n] in [-1, 1], as FLAC of 16 bits in a data URI."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, sample_rate, format="FLAC", subtype="PCM_16")
+    return _uri("audio/flac", file.getvalue())
+
+
+def _levels(picture):
+    """0 to 255; 12 nepers of power are 52 dB."""
+    high = picture.max()
+    low = max(picture.min(), high - 12)
+    return np.clip((picture - low) / max(high - low, 1e-6), 0, 1) * 255
+
+
+def _narrow(picture):
+    """[T, F] to at most `_MOST_COLUMNS` frames, by the mean of neighbours."""
+    size = -(-len(picture) // _MOST_COLUMNS)
+    edges = np.arange(0, len(picture), size)
+    return np.add.reduceat(picture, edges) / np.diff(edges, append=len(picture))[:, None]
+
+
+def _uri(kind, content):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

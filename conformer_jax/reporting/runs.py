@@ -1,0 +1,219 @@
+"""What a run and a study left in their folders, read once; what is missing is said, not guessed."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import ml_collections
+import numpy as np
+
+from conformer_jax import progress
+from conformer_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Of one checkpoint on the held-out clips.
+
+    ids [n]; logits [n, C] float32; labels [n, C] of 0 and 1; label_names [C]; step.
+    """
+
+    ids: list[str]
+    logits: np.ndarray
+    labels: np.ndarray
+    label_names: list[str]
+    step: int
+
+
+@dataclasses.dataclass
+class Run:
+    """One workdir."""
+
+    name: str
+    path: pathlib.Path
+    config: ml_collections.ConfigDict | None
+    records: list[dict]
+    predictions: Predictions | None
+    bad_audio: list[tuple[str, str]]  # (file, reason)
+    left_out: list[str]  # sentences on what is not there
+    is_control: bool = False  # the same from scratch, in `scratch/` of another run
+
+    @property
+    def task(self) -> str:
+        """'pretrain' or 'finetune'; without a config, by what was logged."""
+        if self.config is not None:
+            return self.config.task
+        contrastive = any("contrastive_loss" in record for record in self.records)
+        return "pretrain" if contrastive else "finetune"
+
+    def last(self, split: str) -> dict:
+        """The newest record of 'train' or 'eval', {} where there is none."""
+        return next((r for r in reversed(self.records) if r["split"] == split), {})
+
+    def series(self, name: str, split: str) -> tuple:
+        """(step, value or None) of a metric, in order; () where it was never logged."""
+        points = [(r["step"], r[name]) for r in self.records if r["split"] == split and name in r]
+        return tuple(points) if any(value is not None for _, value in points) else ()
+
+
+@dataclasses.dataclass
+class Study:
+    """A folder of several runs: label efficiency, cross-validation or both."""
+
+    name: str
+    path: pathlib.Path
+    efficiency: dict | None
+    folds: dict | None
+    fold_runs: list[Run]
+
+
+def read_all(paths) -> tuple[list[Run], list[Study]]:
+    """Runs, each followed by its control from `scratch/`, and studies, in the order given.
+
+    Raises:
+      UserError: a folder that is not there or holds nothing to report on, or a file of a study
+        that cannot be read.
+    """
+    runs, studies = [], []
+    names = _names([pathlib.Path(path) for path in paths])
+    for name, path in names.items():
+        if not path.is_dir():
+            raise UserError(
+                f"{path} is no folder: name the workdir of a run, such as runs/pretrain"
+            )
+        study, run = _study(name, path), read_run(name, path)
+        control = read_run(f"{name}, from scratch", path / "scratch")
+        if control is not None:
+            control.is_control = True
+        if study is None and run is None and control is None:
+            raise UserError(
+                f"{path} holds nothing to report on (no metrics.jsonl, predictions.npz, "
+                f"label_efficiency.json or folds.json): name the workdir of a run"
+            )
+        runs += [r for r in (run, control) if r is not None]
+        studies += [study] if study else []
+    return runs, studies
+
+
+def read_run(name: str, path: pathlib.Path) -> Run | None:
+    """A run's folder; None where it has neither records nor predictions."""
+    records = [r for r in progress.read_records(path / "metrics.jsonl") if _is_record(r)]
+    left_out = []
+    predictions = None
+    file = path / "predictions.npz"
+    if file.exists():
+        try:
+            predictions = load_predictions(file)
+        except UserError as error:
+            left_out.append(f"Classes and mistakes: {error}.")
+    if not records and predictions is None:
+        return None
+    config = _config(path / "config.json", left_out)
+    if not records:
+        left_out.append("Curves: there is no metrics.jsonl.")
+    run = Run(name, path, config, records, predictions, _bad_audio(path), left_out)
+    if run.task == "finetune" and not file.exists():
+        left_out.append("Classes and mistakes: there is no predictions.npz.")
+    return run
+
+
+def load_predictions(path) -> Predictions:
+    """Reads predictions.npz.
+
+    Raises:
+      UserError: it cannot be read, lacks an array, or holds what cannot be ranked.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            result = Predictions(
+                ids=file["ids"].tolist(),
+                logits=file["logits"].astype(np.float32),
+                labels=file["labels"].astype(np.float32),
+                label_names=file["label_names"].tolist(),
+                step=int(file["step"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read ({reason})") from error
+    shape = (len(result.ids), len(result.label_names))
+    if result.logits.shape != shape or result.labels.shape != shape or 0 in shape:
+        raise UserError(
+            f"{path} does not fit together: {shape[0]} ids, {shape[1]} label names, logits "
+            f"{result.logits.shape}, labels {result.labels.shape}"
+        )
+    if not np.isfinite(result.logits).all():
+        raise UserError(f"{path} holds logits that are not finite: the model has diverged")
+    return result
+
+
+def _names(paths):
+    """Short distinct names: the last part of each path, more parts where these agree."""
+    parts = {path: path.resolve().parts for path in dict.fromkeys(paths)}
+    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
+        names = ["/".join(p[-depth:]).lstrip("/") for p in parts.values()]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, parts, strict=True)) if parts else {}
+
+
+def _is_record(record):
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("step"), int)
+        and record.get("split") in ("train", "eval")
+    )
+
+
+def _config(path, left_out):
+    reason = "there is no config.json"
+    if path.exists():
+        try:
+            return ml_collections.ConfigDict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            reason = f"config.json cannot be read ({error})"
+    left_out.append(f"Settings, healthy ranges and sounds: {reason}.")
+    return None
+
+
+def _bad_audio(path):
+    """Of several processes each lists what it could not read."""
+    found = {}
+    for file in sorted(path.glob("bad_audio*.csv")):
+        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+            found |= {row.get("path", ""): row.get("reason", "") for row in csv.DictReader(lines)}
+    return list(found.items())
+
+
+def _study(name, path):
+    efficiency, folds = (_json(path / f) for f in ("label_efficiency.json", "folds.json"))
+    if efficiency is None and folds is None:
+        return None
+    runs = []
+    for fold in (folds or {}).get("folds", {}):
+        run = read_run(f"fold {fold}", path / f"fold_{fold}")
+        runs += [run] if run else []
+    return Study(name, path, efficiency, folds, runs)
+
+
+def _json(path):
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if path.name == "folds.json":
+            rows = [*content["folds"].values(), content["mean"], content.get("deviation", {})]
+            [float(value) for row in rows for value in row.values()]
+        else:
+            for record in content["records"]:
+                [float(record[key]) for key in ("share", "accuracy", "mAP", "seed")]
+                if record["init"] not in ("pretrained", "scratch") or record["share"] <= 0:
+                    raise ValueError(f"init {record['init']!r}, share {record['share']!r}")
+            if not content["records"]:
+                raise ValueError("no records")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not as expected ({type(error).__name__}: {error}): write it again"
+        ) from error
+    return content

@@ -1,0 +1,268 @@
+"""The curves of one run: what was logged, healthy ranges shaded, and what to make of it."""
+
+import dataclasses
+import math
+
+from conformer_jax import diagnostics
+from conformer_jax.reporting.charts import Chart, Series, line_chart
+from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A chart of a run: metrics that are logged under `names`, each with a name to show."""
+
+    title: str
+    unit: str
+    names: dict[str, str]
+    about: str
+
+
+_SPEED = Panel(
+    "Speed",
+    "clips a second",
+    {"clips_per_s": ""},
+    "Healthy: level. Where it sags, reading audio or another program holds the training up.",
+)
+_GRADIENT = Panel(
+    "Gradient norm",
+    "global, before clipping",
+    {"gradient_norm": ""},
+    "How hard the loss pulls at the parameters. Healthy: it settles after the warm-up; peaks that "
+    "keep growing mean that the learning rate is too high.",
+)
+_LEARNING_RATE = Panel(
+    "Learning rate",
+    "of AdamW",
+    {"learning_rate": ""},
+    "As configured: a linear warm-up, then a cosine. Here to compare the other curves with.",
+)
+_PRETRAIN = (
+    Panel(
+        "Contrastive accuracy",
+        "share of masked tokens",
+        {"contrastive_accuracy": ""},
+        "How often the model tells the hidden token from the distractors. Healthy: it leaves "
+        "chance within a few hundred steps, climbs to more than twice of it, then levels off; "
+        "held out keeps up with training.",
+    ),
+    Panel(
+        "Contrastive loss",
+        "nats",
+        {"contrastive_loss": ""},
+        "What the model is trained on. Healthy: it falls below chance early, then ever more "
+        "slowly, and does not rise again.",
+    ),
+    Panel(
+        "Cosine similarity",
+        "-1 to 1",
+        {"similarity_positive": "to target", "similarity_negative": "to distractors"},
+        "How alike a prediction is to its target and to the distractors. Healthy: the two part, "
+        "the target on top; while they run together nothing is learned, whatever the accuracy.",
+    ),
+    Panel(
+        "Spread of the targets",
+        "0 alike, 1 in all directions",
+        {"target_deviation": ""},
+        "Healthy: it stays far above 0. Near 0 all targets have become alike, the task has "
+        "collapsed and the loss means nothing.",
+    ),
+    _GRADIENT,
+    _LEARNING_RATE,
+    _SPEED,
+)
+_FINETUNE = (
+    Panel(
+        "Loss",
+        "nats a clip",
+        {"loss": ""},
+        "Healthy: training falls steadily. Held out falls with it and may rise late, when the "
+        "model grows too sure of its mistakes; that alone is no harm while accuracy holds.",
+    ),
+    Panel(
+        "Accuracy",
+        "share of clips",
+        {"accuracy": ""},
+        "Healthy: both leave chance early. With few labels training comes near 1 and held out "
+        "levels off below it; the distance between them is what more labels could close.",
+    ),
+    Panel(
+        "mAP, held out",
+        "mean average precision over classes",
+        {"mAP": ""},
+        "How well the clips of each class are ranked before all others, 1 at best. Healthy: it "
+        "climbs and levels off; where it falls again, train for fewer steps.",
+    ),
+    _GRADIENT,
+    _LEARNING_RATE,
+    _SPEED,
+)
+
+
+def curves(run) -> Markup:
+    """All charts of a run, and a sentence of judgement for pre-training."""
+    panels = _PRETRAIN if run.task == "pretrain" else _FINETUNE
+    charts = [chart for panel in panels if (chart := _chart(run, panel))]
+    return join(verdict(run), tag("div", *map(line_chart, charts), class_="plots"))
+
+
+def codebook(run) -> Markup:
+    """Use of the codebook's entries; empty for a run without one."""
+    names = sorted({name for record in run.records for name in record})
+    groups = [name.rsplit("_", 1)[1] for name in names if name.startswith("code_perplexity_")]
+    if not groups:
+        return Markup()
+    entries = run.config.quantizer.num_entries if run.config is not None else None
+    of_all = f" of {entries}" if entries else ""
+    panels = (
+        Panel(
+            "Codebook perplexity",
+            f"entries in effect{of_all}",
+            {f"code_perplexity_{group}": f"group {group}" for group in groups},
+            "As many entries as would be in use if all were used equally often. Healthy: it "
+            "starts near the size of the codebook, falls as codes take on meaning, and comes to "
+            "rest in the shaded range; near 1 the codebook has collapsed.",
+        ),
+        Panel(
+            "Entries ever picked",
+            "share of the codebook",
+            {f"code_used_{group}": f"group {group}" for group in groups},
+            "Healthy: most entries are picked now and then. A share that keeps shrinking comes "
+            "before collapse.",
+        ),
+        Panel(
+            "Diversity loss",
+            "0: all entries in equal use, near 1: a single one",
+            {"diversity_loss": ""},
+            "What pushes the entries to be used equally. Healthy: below 1, with the contrastive "
+            "loss falling at the same time.",
+        ),
+        Panel(
+            "Gumbel temperature",
+            "of the choice of codes",
+            {"gumbel_temperature": ""},
+            "As configured: choices are soft at first and harden as it falls.",
+        ),
+    )
+    charts = [chart for panel in panels if (chart := _chart(run, panel))]
+    return tag("div", *map(line_chart, charts), class_="plots")
+
+
+def verdict(run) -> Markup:
+    """Whether a pre-training run looks healthy, by the rules of its closing summary."""
+    if run.task != "pretrain" or run.config is None or not _newest(run):
+        return Markup()
+    record = {**_newest(run), **run.last("train"), **run.last("eval")}
+    record = {name: math.nan if value is None else value for name, value in record.items()}
+    found = diagnostics.problems(run.config, record)
+    if not found:
+        return tag(
+            "p",
+            tag("strong", "Looks healthy."),
+            " Every diagnostic ended in its range.",
+            class_="verdict good",
+        )
+    return tag(
+        "div",
+        tag("p", tag("strong", "Does not look healthy:")),
+        tag("ul", *(tag("li", problem) for problem in found)),
+        class_="verdict bad",
+    )
+
+
+def _newest(run):
+    """The newest record that the healthy ranges can start from."""
+    wanted = ("chance_accuracy", "similarity_negative")
+    found = (r for r in reversed(run.records) if all(r.get(name) is not None for name in wanted))
+    return next(found, None)
+
+
+def _chart(run, panel):
+    series = []
+    for colour, (name, shown) in enumerate(panel.names.items()):
+        for split, label in (("train", "training"), ("eval", "held out")):
+            points = run.series(name, split)
+            if not points:
+                continue
+            held_out = split == "eval"
+            only = len(panel.names) == 1
+            label = label if only else f"{shown}, {label}"
+            series.append(Series(label, points, colour + (held_out and only), dots=held_out))
+    if not series:
+        return None
+    steps = [record["step"] for record in run.records]
+    return Chart(
+        panel.title,
+        panel.unit,
+        panel.about,
+        tuple(series),
+        band=_band(run, next(iter(panel.names))),
+        levels=_levels(run, next(iter(panel.names))),
+        x_range=(min(steps), max(steps)),
+    )
+
+
+def _band(run, name):
+    newest = _newest(run)
+    if run.task != "pretrain" or run.config is None or newest is None:
+        return None
+    name = "code_perplexity" if name.startswith("code_perplexity") else name
+    healthy = diagnostics.healthy_ranges(run.config, newest).get(name)
+    return healthy and (healthy.low, healthy.high, "healthy")
+
+
+def _levels(run, name):
+    """What guessing scores."""
+    newest = run.last("eval") or run.last("train")
+    if name == "contrastive_loss" and run.config is not None:
+        return (("chance", math.log(1 + run.config.wav2vec2.num_distractors)),)
+    key = {
+        "contrastive_accuracy": "chance_accuracy",
+        "accuracy": "chance_accuracy",
+        "mAP": "chance_mAP",
+    }.get(name)
+    return (("chance", newest[key]),) if key and newest.get(key) is not None else ()
+
+
+def facts(run) -> Markup:
+    """What the run was and where it ended, as a list of terms."""
+    config, train, held_out = run.config, run.last("train"), run.last("eval")
+    steps = max((r["step"] for r in run.records), default=None)
+    found = {}
+    if config is not None:
+        pretrain = run.task == "pretrain"
+        found["Task"] = f"pre-training, target {config.target}" if pretrain else "fine-tuning"
+        encoder = config.conformer
+        found["Encoder"] = f"{len(encoder.kernel_sizes)} blocks of width {encoder.width}"
+        if not pretrain:
+            found["Starts from"] = config.init_from or "scratch"
+        data = config.data
+        found["Sound"] = data.manifest or data.tfds_name or "the synthetic corpus"
+        if steps:
+            hours = steps * data.batch_size * data.clip_s / 3600
+            found["Heard"] = f"{number(hours)} hours, repeats included"
+        if steps is not None:
+            found["Steps"] = f"{steps:,} of {config.train.num_steps:,}"
+    elif steps is not None:
+        found["Steps"] = f"{steps:,}"
+    for title, name, chance in (
+        ("Contrastive accuracy, held out", "contrastive_accuracy", "chance_accuracy"),
+        ("Accuracy, held out", "accuracy", "chance_accuracy"),
+        ("mAP, held out", "mAP", "chance_mAP"),
+    ):
+        if held_out.get(name) is not None:
+            guess = held_out.get(chance)
+            by = f" (chance {guess:.3f})" if guess is not None else ""
+            found[title] = f"{held_out[name]:.3f}{by}"
+    if train.get("finite", 1.0) != 1.0:
+        found["Steps skipped"] = f"{percent(1 - train['finite'])} of the last stretch: not finite"
+    pairs = (join(tag("dt", name), tag("dd", value)) for name, value in found.items())
+    return join(
+        tag("p", tag("code", run.path), class_="path"),
+        tag("dl", *(tag("div", pair) for pair in pairs), class_="facts") if found else None,
+    )
+
+
+def left_out(run) -> Markup:
+    """A sentence for everything that a run could show and does not."""
+    return tag("div", paragraphs(*run.left_out), class_="left-out") if run.left_out else Markup()
