@@ -29,6 +29,7 @@ def make_spec(config) -> AugmentSpec:
     )
 
 
+@jax.named_scope("augment")
 def mixup(key, batch, spec: AugmentSpec):
     """Mixes every clip with another one of the batch (Zhang et al. 2018), in the power domain.
 
@@ -65,6 +66,7 @@ def mixup(key, batch, spec: AugmentSpec):
     }
 
 
+@jax.named_scope("augment")
 def spec_augment(key, features, valid_frames, spec: AugmentSpec):
     """Hides random stretches of time and of frequency (SpecAugment, Park et al. 2019).
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@jax.named_scope("loss")
 def weighted(values, weights):
     """The pair (sum, count) of `values` under `weights`, of the same shape; unweighted ones may
     be NaN or infinite."""
