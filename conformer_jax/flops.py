@@ -12,10 +12,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 peak of one device in FLOP/s (float16 where the device has no bfloat16), against the
-# beginning of jax's device kind, of which the longest counts. Sources: NVIDIA's data sheet of each
-# product, where figures "with sparsity" are halved; the Cloud TPU page of each version. A TPU v2 or
-# v3 device is one of the chip's two cores, and gets half of the chip's figure.
+# Dense bfloat16 peak of one device in FLOP/s (float16 where the device has no bfloat16), against
+# the beginning of jax's device kind, of which the longest counts. Sources: NVIDIA's data sheet of
+# each product, where figures "with sparsity" are halved; the Cloud TPU page of each version. A TPU
+# v2 or v3 device is one of the chip's two cores, and gets half of the chip's figure.
 PEAK_FLOPS = {
     "Tesla V100-PCIE": 112e12,  # float16
     "Tesla V100-SXM2": 125e12,  # float16
@@ -104,6 +104,13 @@ def peak_flops() -> float:
     if device.platform == "cpu":
         return _measured_peak()
     return published_peak(device.device_kind) * jax.device_count()
+
+
+def peak_source() -> str:
+    """Where `peak_flops` has its figure from."""
+    if jax.devices()[0].platform == "cpu":
+        return f"float32 product of {MEASURED_SIZE} x {MEASURED_SIZE}, measured"
+    return "published, dense bfloat16"
 
 
 def published_peak(device_kind: str) -> float:
