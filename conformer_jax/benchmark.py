@@ -20,6 +20,7 @@ def describe(result: dict) -> str:
     c, m, start, step, memory = (
         result[section] for section in ("config", "machine", "start", "step", "memory")
     )
+    batch = f"{c['batch_size']} of {c['clip_s']:g} s a step"
     low, high = step["quartiles_s"]
     least, most = step["range_s"]
     reading, loop, evaluation = result["input"], result["loop"], result["evaluation"]
@@ -28,10 +29,10 @@ def describe(result: dict) -> str:
         ("machine", f"{m['devices']} x {m['device_kind']}, {m['cores']} cores, jax {m['jax']}"),
         ("training step", f"{_time(step['median_s'])}, median of {step['count']}"),
         ("", f"quartiles {_time(low)} and {_time(high)}, from {_time(least)} to {_time(most)}"),
-        ("speed", f"{step['clips_per_s']:.3g} clips/s of {c['clip_s']:g} s, {c['batch_size']} a step"),
+        ("speed", f"{step['clips_per_s']:.3g} clips/s, {batch}"),
         ("", f"{step['audio_hours_per_hour']:.3g} hours of audio an hour"),
-        ("matrix products", f"{step['model_flops'] / 1e9:.4g} GFLOP a step"),
-        ("", f"{step['model_flops_per_s'] / 1e9:.4g} GFLOP/s, {_mfu(step)}"),
+        ("matrix products", f"{_work(step['model_flops'])} a step"),
+        ("", f"{_work(step['model_flops_per_s'])}/s, {_mfu(step)}"),
         ("memory", f"peak {_size(memory['peak_bytes'])} {memory['peak_source'] or ''}".rstrip()),
         ("", f"a step's arguments {_size(memory.get('step_argument_bytes'))}, "
              f"working space {_size(memory.get('step_temp_bytes'))}"),
@@ -62,11 +63,14 @@ def _size(count):
     return "not measured" if count is None else f"{count / 2**20:,.0f} MiB"
 
 
+def _work(flop):
+    return f"{flop / 1e12:.4g} TFLOP" if flop >= 1e12 else f"{flop / 1e9:.4g} GFLOP"
+
+
 def _mfu(step):
     if step["mfu"] is None:
         return "MFU not measured: no peak is known for this device"
-    peak = step["peak_flops_per_s"] / 1e12
-    return f"MFU {step['mfu']:.1%} of {peak:.4g} TFLOP/s ({step['peak_source']})"
+    return f"MFU {step['mfu']:.1%} of {_work(step['peak_flops_per_s'])}/s ({step['peak_source']})"
 
 
 def main(argv):

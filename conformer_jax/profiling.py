@@ -21,8 +21,8 @@ from conformer_jax import hlo, trace
 
 IDLE, UNATTRIBUTED, OTHER = "no operation running", "unattributed", "other"
 
-# Part by what a word of an operation's path says; the first that fits. 'product' stands for a matrix
-# product, and 'attention' only for what is between its projections.
+# Part by what a word of an operation's path says; the first that fits. 'product' stands for a
+# matrix product, and 'attention' only for what is between its projections.
 _PARTS = (
     ("features", r"features|augment"),
     ("optimizer", r"optimizer|train_state\..*"),

@@ -1,5 +1,6 @@
 """Where a step's time goes: on a program and on events written by hand."""
 
+import jax
 import pytest
 
 from conformer_jax import hlo, profiling, trace
@@ -26,7 +27,7 @@ PROGRAM = f"""HloModule jit_step, is_scheduled=true
 }}
 
 %body (t: (s32[], f32[4])) -> (s32[], f32[4]) {{
-  %bits = u32[4]{{0}} add(%a, %b), metadata={{op_name="jit(step)/vmap(jit(_uniform))/while/body/add"}}
+  %bits = u32[4]{{0}} add(%a, %b), metadata={{op_name="jit(step)/jit(_uniform)/while/add"}}
 }}
 
 ENTRY %main (p: f32[4,10]) -> f32[4,10] {{
@@ -35,7 +36,7 @@ ENTRY %main (p: f32[4,10]) -> f32[4,10] {{
   %copy.2 = f32[4,10]{{1,0}} copy(%nowhere)
   %fusion.1 = f32[4,10]{{1,0}} fusion(%copy.1), kind=kLoop, calls=%mixed
   %fusion.2 = f32[4,10]{{1,0}} fusion(%fusion.1), kind=kCustom, calls=%product
-  %loop = (s32[], f32[4]{{0}}) while(%t), condition=%c, body=%body, metadata={{op_name="jit(step)/w"}}
+  %loop = (s32[], f32[4]{{0}}) while(%t), condition=%c, body=%body, metadata={{op_name="w"}}
   %sum.1 = f32[4]{{0}} all-reduce(%fusion.2), to_apply=%add, metadata={{op_name="{BACK}/norm/mul"}}
   ROOT %end = f32[4]{{0}} copy(%fusion.2)
 }}
@@ -172,3 +173,44 @@ def test_the_parts_add_up_to_the_total(tmp_path, monkeypatch):
     assert lines[0].split() == ["a", "step", "of", "7", "s", "share", "backward"]
     assert lines[1].split() == ["matrix", "products", "28.6%", "28.6%"]
     assert len(lines) == 1 + len(parts)
+
+
+# As GPUs write it: several streams, the instruction as a statistic; the host's launches besides.
+SPACE = """
+planes { name: "/host:CPU"
+  event_metadata { key: 1 value { id: 1 name: "fusion.1" } }
+  lines { name: "python" timestamp_ns: 100
+    events { metadata_id: 1 offset_ps: 0 duration_ps: 9000000 } } }
+planes { name: "/device:GPU:1"
+  event_metadata { key: 1 value { id: 1 name: "fusion.1" } }
+  lines { name: "XLA Ops" timestamp_ns: 100
+    events { metadata_id: 1 offset_ps: 0 duration_ps: 7000000 } } }
+planes { name: "/device:GPU:0"
+  event_metadata { key: 1 value { id: 1 name: "ampere_sgemm" } }
+  event_metadata { key: 2 value { id: 2 name: "%sum.1 = f32[4]{0} all-reduce(%fusion.2)" } }
+  event_metadata { key: 3 value { id: 3 name: "jit_step(12)" } }
+  stat_metadata { key: 5 value { id: 5 name: "hlo_op" } }
+  lines { id: 1 name: "Stream #1" timestamp_ns: 100
+    events { metadata_id: 1 offset_ps: 0 duration_ps: 2000000
+             stats { metadata_id: 5 str_value: "fusion.2" } } }
+  lines { id: 2 name: "Stream #2" timestamp_ns: 100
+    events { metadata_id: 2 offset_ps: 1000000 duration_ps: 4000000 } }
+  lines { id: 3 name: "XLA Modules" timestamp_ns: 100
+    events { metadata_id: 3 offset_ps: 0 duration_ps: 9000000 } } }
+"""
+
+
+def test_events_of_the_first_device_are_read(tmp_path):
+    file = tmp_path / "plugins" / "x.xplane.pb"
+    file.parent.mkdir()
+    file.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(SPACE))
+    assert trace.newest(tmp_path) == file
+    events = trace.read_events(file, hlo.instructions(PROGRAM))
+    assert [(e.start, e.end, e.op) for e in events if e.op] == [
+        (100, 2100, "fusion.2"),
+        (1100, 5100, "sum.1"),
+    ]
+    assert len({e.line for e in events}) == 2
+    result = profiling.breakdown(file, PROGRAM, steps=1)
+    assert result["parts"]["matrix products"]["seconds"] == pytest.approx(2e-6)
+    assert result["parts"]["collectives"]["seconds"] == pytest.approx(3e-6)
