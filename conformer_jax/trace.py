@@ -99,9 +99,8 @@ def read_events(file, known) -> list[Event]:
       file: .xplane.pb.
       known: names of the program's instructions; others are the runtime's own affairs.
     """
-    planes = sorted(jax.profiler.ProfileData.from_file(str(file)).planes, key=lambda p: p.name)
-    planes.sort(key=lambda plane: not plane.name.startswith("/device:"))
-    for plane in planes:
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    for plane in sorted(planes, key=lambda plane: plane.name):  # /device:... before /host:...
         events = [
             event
             for i, line in enumerate(plane.lines)
