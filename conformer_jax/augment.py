@@ -51,6 +51,7 @@ def make_spec(config) -> AugmentSpec:
     )
 
 
+@jax.named_scope("augment")
 def shift(keys, batch, spec: AugmentSpec):
     """Turns each clip in time, as a circle of its own samples; padding stays at the end.
 
@@ -73,6 +74,7 @@ def shift(keys, batch, spec: AugmentSpec):
     return {**batch, "audio": jnp.take_along_axis(batch["audio"], source, axis=1)}
 
 
+@jax.named_scope("augment")
 def gain(keys, batch, spec: AugmentSpec):
     """Makes each clip louder or softer by up to `spec.gain_db` decibels, uniformly drawn.
 
@@ -90,6 +92,7 @@ def gain(keys, batch, spec: AugmentSpec):
     return {**batch, "audio": _as_float(batch["audio"]) * factor}
 
 
+@jax.named_scope("augment")
 def mixup(key, batch, spec: AugmentSpec):
     """Mixes clips with another one of the batch (Zhang et al. 2018), in the power domain.
 
@@ -129,6 +132,7 @@ def mixup(key, batch, spec: AugmentSpec):
     }
 
 
+@jax.named_scope("augment")
 def spec_augment(key, features, valid_frames, spec: AugmentSpec):
     """Hides random stretches of time and of frequency (SpecAugment, Park et al. 2019).
 

@@ -163,13 +163,9 @@ def _devices(topology, chip):
 
 
 def _without_data(config):
-    config = config.copy_and_resolve_references()
     if config.task != "pretrain":
         raise UserError("only pre-training is compiled: a classifier needs its classes first")
-    if not config.features.mean:  # they change no shape
-        bins = config.features.num_mels
-        config.features.update(mean=(0.0,) * bins, deviation=(1.0,) * bins)
-    return config
+    return program.without_statistics(config)
 
 
 def _batch(config, built):

@@ -19,12 +19,9 @@ def describe(config) -> str:
     Raises:
       UserError: what the run itself would raise.
     """
-    config = config.copy_and_resolve_references()
+    config = program.without_statistics(config)
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
-        if not config.features.mean:
-            bins = config.features.num_mels
-            config.features.update(mean=(0.0,) * bins, deviation=(1.0,) * bins)
         source, held_out, names = train.prepare_data(config, nowhere, report)
     compiled = program.build(config, len(names))
     state = compiled.abstract_state

@@ -1,8 +1,9 @@
 """Floating-point operations of the model's matrix products, and what a device can do.
 
 Counted: the matrix products of the forward pass, two operations a multiply-add, on whole clips,
-padding included; the backward pass costs twice the forward one. Not counted: features, norms,
-depthwise convolutions, activations, losses, the optimizer.
+padding included; the backward pass costs twice the forward one. Of the objective's products,
+those of the expected number of masked tokens. Not counted: features, norms, depthwise
+convolutions, activations, losses, the optimizer, and what rematerialisation computes twice.
 """
 
 import functools
@@ -11,27 +12,49 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 peak of one device in FLOP/s, by the vendors' data sheets, against jax's device
-# kind: NVIDIA A100, H100 SXM and H200 data sheets; Google Cloud's TPU v4, v5e, v5p, v6e pages.
+# Dense bfloat16 peak of one device in FLOP/s (float16 where the device has no bfloat16), against
+# the beginning of jax's device kind, of which the longest counts. Sources: NVIDIA's data sheet of
+# each product, where figures "with sparsity" are halved; the Cloud TPU page of each version. A TPU
+# v2 or v3 device is one of the chip's two cores, and gets half of the chip's figure.
 PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+    "Tesla V100-PCIE": 112e12,  # float16
+    "Tesla V100-SXM2": 125e12,  # float16
+    "Tesla T4": 65e12,  # float16
+    "NVIDIA A10": 125e12,
+    "NVIDIA A30": 165e12,
+    "NVIDIA A100": 312e12,  # SXM and PCIe alike
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA H100": 989e12,  # SXM: 'NVIDIA H100 80GB HBM3'
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,  # SXM
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
+    "TPU v5 lite": 197e12,  # v5e
     "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
+    "TPU v5": 459e12,  # v5p
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,  # v6e
+    "TPU v6e": 918e12,
 }
 
+# Rows and columns of the float32 product that a CPU's peak is measured with.
+MEASURED_SIZE = 2048
 
-def train_step_flops(config) -> float:
+
+def train_step_flops(config, num_classes: int = 0) -> float:
     """Of one training step of the config: 3 x forward x clips."""
-    return 3.0 * forward_flops(config) * config.data.batch_size
+    return 3.0 * forward_flops(config, num_classes) * config.data.batch_size
 
 
-def forward_flops(config) -> float:
-    """Of the forward pass of one clip of config.data.clip_s."""
+def forward_flops(config, num_classes: int = 0) -> float:
+    """Of the forward pass of one clip of config.data.clip_s, with a head of `num_classes`."""
     m, f = config.conformer, config.features
     frames = 1 + round(config.data.clip_s * f.sample_rate) // round(f.hop_s * f.sample_rate)
     tokens = frames // m.stride
@@ -46,6 +69,8 @@ def forward_flops(config) -> float:
     total = tokens * (per_token + len(m.kernel_sizes) * block)
     if config.task == "pretrain":
         total += _objective_flops(config, tokens)
+    else:
+        total += 2 * width * num_classes
     return float(total)
 
 
@@ -78,13 +103,27 @@ def peak_flops() -> float:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return _measured_peak()
-    for kind, peak in PEAK_FLOPS.items():
-        if device.device_kind.startswith(kind):
-            return peak * jax.device_count()
-    return 0.0
+    return published_peak(device.device_kind) * jax.device_count()
 
 
-def _measured_peak(size: int = 2048, repeats: int = 3) -> float:
+def peak_source() -> str:
+    """Where `peak_flops` has its figure from."""
+    if jax.devices()[0].platform == "cpu":
+        return f"float32 product of {MEASURED_SIZE} x {MEASURED_SIZE}, measured"
+    return "published, dense bfloat16"
+
+
+def published_peak(device_kind: str) -> float:
+    """Of one device by jax's name for it, such as 'NVIDIA H100 80GB HBM3'; 0 where unknown."""
+    fits = [
+        kind
+        for kind in PEAK_FLOPS
+        if device_kind.startswith(kind) and not device_kind[len(kind) :][:1].isalnum()
+    ]
+    return PEAK_FLOPS[max(fits, key=len)] if fits else 0.0
+
+
+def _measured_peak(size: int = MEASURED_SIZE, repeats: int = 3) -> float:
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

@@ -1,6 +1,7 @@
-"""Reads the text of a compiled program (HLO): its estimated cycles and its collectives."""
+"""Reads the text of a compiled program (HLO): instructions, estimated cycles, collectives."""
 
 import dataclasses
+import math
 import re
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -9,8 +10,24 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
 _BYTES |= {"f64": 8, "s64": 8, "u64": 8, "c64": 8}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One instruction of a compiled program.
+
+    opcode: such as 'fusion'; elements: of its result; operands: names of instructions; op_name:
+    what JAX called the operation, '' where the compiler made it up; body: what a fusion runs, by
+    name.
+    """
+
+    opcode: str
+    elements: int
+    operands: tuple[str, ...]
+    op_name: str
+    body: "dict[str, Instruction]" = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -57,6 +74,49 @@ def cost(text: str, num_devices: int) -> Cost:
     return of(entry)
 
 
+def instructions(text: str) -> dict[str, Instruction]:
+    """All instructions of a program by name, those inside of fusions left to their `body`.
+
+    Args:
+      text: `jax.stages.Compiled.as_text()`.
+    """
+    lines, _ = _computations(text)
+    fused = {name for body in lines.values() for line in body for name in _fused(line)}
+    known: dict[str, dict[str, Instruction]] = {}
+
+    def of(computation):
+        if computation not in known:
+            known[computation] = {}
+            for line in lines.get(computation, ()):
+                if match := _INSTRUCTION.match(line):
+                    bodies = [of(name) for name in _fused(line)]
+                    known[computation][match[1]] = _parsed(match, bodies[0] if bodies else {})
+        return known[computation]
+
+    return {
+        name: instruction
+        for computation in lines
+        if computation not in fused
+        for name, instruction in of(computation).items()
+    }
+
+
+def _fused(line):
+    return re.findall(r" calls=%?([\w.\-]+)", line) if " fusion(" in line else ()
+
+
+def _parsed(match, body):
+    _, result, opcode, rest = match.groups()
+    name = re.search(r'op_name="((?:[^"\\]|\\.)*)"', rest)
+    return Instruction(
+        opcode,
+        sum(_count(dimensions) for _, dimensions in _SHAPE.findall(result)),
+        tuple(re.findall(r"%([\w.\-]+)", rest.partition("), ")[0])),
+        name[1] if name else "",
+        body,
+    )
+
+
 def _computations(text):
     """({name: lines of its instructions}, name of the entry)."""
     result, entry, lines = {}, "", []
@@ -91,7 +151,7 @@ def _own(line, num_devices):
     instruction = _INSTRUCTION.match(line)
     if not instruction:
         return Cost()
-    result, kind, _ = instruction.groups()
+    _, result, kind, _ = instruction.groups()
     kind = kind.removesuffix("-start")
     if kind not in COLLECTIVES:
         cycles = re.search(r'estimated_cycles":"?(\d+)', line)
@@ -109,10 +169,11 @@ def _own(line, num_devices):
 
 
 def _size(kind, dimensions):
-    count = 1
-    for length in dimensions.split(","):
-        count *= int(length or 1)
-    return count * _BYTES.get(kind, 4)
+    return _count(dimensions) * _BYTES.get(kind, 4)
+
+
+def _count(dimensions):
+    return math.prod(int(length or 1) for length in dimensions.split(","))
 
 
 def _group_size(line, num_devices):

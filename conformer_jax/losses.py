@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 
+@jax.named_scope("loss")
 def contrastive_logits(predicted, targets, negatives, *, temperature: float):
     """Cosine similarities of each prediction with its target and with its distractors.
 
@@ -28,6 +29,7 @@ def contrastive_logits(predicted, targets, negatives, *, temperature: float):
     return jnp.concatenate([positive, jnp.take_along_axis(others, negatives, axis=2)], axis=-1)
 
 
+@jax.named_scope("loss")
 def contrastive(logits):
     """Cross-entropy of the target against its distractors (wav2vec 2.0, equation 3).
 
@@ -44,6 +46,7 @@ def contrastive(logits):
     return loss, logits[..., 0] > best, usable
 
 
+@jax.named_scope("loss")
 def diversity(soft_perplexity, num_entries: int):
     """How much of the codebook is idle, 0 (all used evenly) to 1 (fairseq's form of equation 4).
 
@@ -54,11 +57,13 @@ def diversity(soft_perplexity, num_entries: int):
     return 1.0 - soft_perplexity.sum() / (soft_perplexity.shape[0] * num_entries)
 
 
+@jax.named_scope("loss")
 def cross_entropy(logits, labels, *, smoothing: float = 0.0):
     """One label a clip: logits [B, C], labels [B, C] (one-hot, mixed or not) -> [B]."""
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(labels, smoothing))
 
 
+@jax.named_scope("loss")
 def binary_cross_entropy(logits, labels, *, smoothing: float = 0.0):
     """Several labels a clip: logits [B, C], labels [B, C] in [0, 1] -> [B], mean over classes.
 

@@ -20,7 +20,7 @@ def main(argv):
     import jax
 
     from conformer_jax import distributed, dry_run, host_memory, preemption, progress, run
-    from conformer_jax.errors import UserError
+    from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
 
     progress.set_up_logging()
     host_memory.keep_freed_memory()
@@ -42,8 +42,7 @@ def main(argv):
             said = f"{error}: mend it and run the same command again"
             overrides.fail(said, _CRASHED, at_once=several)
         if "RESOURCE_EXHAUSTED" in str(error):
-            fields = "data.batch_size, raise train.accumulate or set conformer.remat=full"
-            overrides.fail(f"the device has too little memory: lower {fields}", at_once=several)
+            overrides.fail(TOO_LITTLE_MEMORY, at_once=several)
         if not several:
             raise
         reason = str(error).splitlines()[0]

@@ -16,6 +16,7 @@ import numpy as np
 _BLOCK = 2**18  # scores compared at once
 
 
+@jax.named_scope("loss")
 def weighted(values, weights):
     """The pair (sum, count) of `values` under `weights`, of the same shape; unweighted ones may
     be NaN or infinite."""

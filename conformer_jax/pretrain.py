@@ -91,6 +91,7 @@ def _forward(train_state, params, batch, *, train):
     return loss, pairs | {"loss": (loss, count)}
 
 
+@jax.named_scope("loss")
 def _chance(masked, logits):
     """[B, M]: accuracy of guessing, 1 / (1 + distinct distractors expected).
 
@@ -106,6 +107,7 @@ def _chance(masked, logits):
     return 1.0 / (1.0 + others * (1.0 - (1.0 - 1.0 / others) ** drawn))
 
 
+@jax.named_scope("loss")
 def _spread(targets, weights):
     """Deviation of the unit targets over all masked tokens: 1 in every direction, 0 collapsed."""
     unit = targets / jnp.maximum(jnp.linalg.norm(targets, axis=-1, keepdims=True), 1e-8)

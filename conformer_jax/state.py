@@ -37,6 +37,7 @@ class TrainState(flax.struct.PyTreeNode):
         ema = None if self.ema is None else jax.tree.map(jnp.copy, params)
         return self.replace(params=params, ema=ema)
 
+    @jax.named_scope("optimizer")
     def apply_gradients(self, grads, loss):
         """Takes one optimizer step, unless loss or gradients are not finite.
 
@@ -72,6 +73,7 @@ class TrainState(flax.struct.PyTreeNode):
         return state, norm, finite
 
 
+@jax.named_scope("dropout")
 def clip_keys(key: jax.Array, size: int) -> jax.Array:
     """One random key for each of `size` clips: it follows from `key` and the clip's row."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
@@ -108,9 +110,10 @@ def gradients(loss_fn, params, batch, *, passes: int):
             return jax.tree.map(jnp.add, total, one(part)), None
 
         ((_, pairs), grads), _ = jax.lax.scan(add, zeros, parts)
-    total, count = pairs["loss"]
-    count = jnp.maximum(count, 1.0)
-    return total / count, pairs, jax.tree.map(lambda g: g / count, grads)
+    with jax.named_scope("optimizer"):
+        total, count = pairs["loss"]
+        count = jnp.maximum(count, 1.0)
+        return total / count, pairs, jax.tree.map(lambda g: g / count, grads)
 
 
 def create(params, model, optimizer, options, *, ema_decay: float) -> TrainState:

@@ -79,6 +79,14 @@ def test_a_room_imports_only_what_it_may(name):
     assert ours(name) <= ALLOWED[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [("hlo.py", set()), ("trace.py", set()), ("profiling.py", {"hlo", "trace"})],
+)
+def test_what_reads_programs_and_traces_knows_nothing_of_the_model(name, allowed):
+    assert ours(name) <= allowed
+
+
 STEP = {"models.features", "models.conformer", "losses", "metrics", "state", "errors"}
 
 
@@ -148,6 +156,11 @@ def test_only_the_report_knows_its_parts():
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_outgrows_one_sitting(name):
     assert len(FILES[name].read_text().splitlines()) <= 400
+
+
+def test_only_its_command_imports_the_benchmark():
+    assert {name for name in FILES if "measure" in ours(name)} == {"benchmark.py"}
+    assert not {name for name in FILES if "benchmark" in ours(name)}
 
 
 def test_main_stays_short():

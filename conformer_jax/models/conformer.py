@@ -272,6 +272,7 @@ class MaskedGroupNorm(nn.Module):
         return (x - mean) * jax.lax.rsqrt(variance + _EPS) * scale + bias
 
 
+@jax.named_scope("depthwise")
 def depthwise_conv(x, kernel):
     """Each channel with its own kernel, 'same' length: x [B, T, D], kernel [k, D] -> [B, T, D].
 

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@jax.named_scope("dropout")
 def seeds_of(keys: jax.Array) -> jax.Array:
     """Random keys [B], one a clip, to seeds uint32 [B, 2]."""
     words = jax.random.key_data(keys)
     return jnp.stack([words[:, 0], words[:, -1]], axis=1)
 
 
+@jax.named_scope("dropout")
 def fold(seeds: jax.Array | None, number) -> jax.Array | None:
     """Seeds of one of several uses, told apart by `number` (int or traced); None stays None."""
     if seeds is None:
@@ -42,6 +44,7 @@ def keep_mask(seeds: jax.Array, shape: tuple[int, ...], keep: float) -> jax.Arra
     return bits < np.uint32(min(keep * 2.0**32, 2**32 - 1))
 
 
+@jax.named_scope("dropout")
 def dropout(x: jax.Array, seeds: jax.Array | None, rate: float) -> jax.Array:
     """Zeroes elements of x [B, ...] with probability `rate`, scales the others by 1 / (1 - rate).
 

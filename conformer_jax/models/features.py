@@ -107,6 +107,7 @@ def _frames(audio: jax.Array, length: int, hop: int, count: int) -> jax.Array:
     return jnp.concatenate(windows, axis=-1)[..., :length]
 
 
+@jax.named_scope("features")
 def log_mel(
     audio: jax.Array, num_samples: jax.Array, spec: FeatureSpec
 ) -> tuple[jax.Array, jax.Array]:

@@ -13,6 +13,7 @@ def max_masked(num_tokens: int, *, probability: float, length: int) -> int:
     return min(num_tokens, (int(probability * num_tokens / length) + 1) * length)
 
 
+@jax.named_scope("masking")
 def span_mask(keys: jax.Array, valid: jax.Array, *, probability: float, length: int) -> jax.Array:
     """Hides random spans of valid tokens (wav2vec 2.0, section 3.1, in fairseq's convention).
 
@@ -43,6 +44,7 @@ def span_mask(keys: jax.Array, valid: jax.Array, *, probability: float, length: 
     return jnp.stack([padded[:, i : i + num_tokens] for i in range(length)]).any(0)
 
 
+@jax.named_scope("masking")
 def masked_positions(masked: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Positions of the masked tokens, gathered to the front.
 
@@ -58,6 +60,7 @@ def masked_positions(masked: jax.Array, size: int) -> tuple[jax.Array, jax.Array
     return positions, weights
 
 
+@jax.named_scope("masking")
 def sample_negatives(
     keys: jax.Array, num_masked: jax.Array, *, num_positions: int, num_distractors: int
 ) -> jax.Array:

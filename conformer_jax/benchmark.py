@@ -1,0 +1,104 @@
+"""python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny [--steps=20]
+    [--profile=DIR] [--output=FILE.json]
+
+How fast a config trains, evaluates, infers and reads its audio on this machine, and with --profile
+where the step's time goes. docs/performance.md says how each figure is measured.
+"""
+
+import json
+import pathlib
+
+import jax
+from absl import app, flags
+
+from conformer_jax import distributed, host_memory, measure, overrides, profiling, progress
+from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
+
+
+def describe(result: dict) -> str:
+    """The figures of `measure.measure` in words."""
+    c, m, start, step, memory = (
+        result[section] for section in ("config", "machine", "start", "step", "memory")
+    )
+    batch = f"{c['batch_size']} of {c['clip_s']:g} s a step"
+    low, high = step["quartiles_s"]
+    least, most = step["range_s"]
+    reading, loop, evaluation = result["input"], result["loop"], result["evaluation"]
+    rows = [
+        ("config", f"{c['name']}, {c['parameters']:,} parameters, {c['dtype']}"),
+        ("machine", f"{m['devices']} x {m['device_kind']}, {m['cores']} cores, jax {m['jax']}"),
+        ("training step", f"{_time(step['median_s'])}, median of {step['count']}"),
+        ("", f"quartiles {_time(low)} and {_time(high)}, from {_time(least)} to {_time(most)}"),
+        ("speed", f"{step['clips_per_s']:.3g} clips/s, {batch}"),
+        ("", f"{step['audio_hours_per_hour']:.3g} hours of audio an hour"),
+        ("matrix products", f"{_work(step['model_flops'])} a step"),
+        ("", f"{_work(step['model_flops_per_s'])}/s, {_mfu(step)}"),
+        ("memory", f"peak {_size(memory['peak_bytes'])} {memory['peak_source'] or ''}".rstrip()),
+        ("", f"a step's arguments {_size(memory.get('step_argument_bytes'))}, "
+             f"working space {_size(memory.get('step_temp_bytes'))}"),
+        ("start", f"lowering {_time(start['lower_s'])}, compiling {_time(start['compile_s'])}"),
+        ("", f"first step done {_time(start['process_to_first_step_s'])} after the process began"),
+        ("input alone", f"{reading['batches_per_s']:.3g} batches/s, "
+                        f"{reading['clips_per_s']:.3g} clips/s ({reading['loader']})"),
+        ("input and steps", f"{_time(loop['median_s'])} a step, {loop['clips_per_s']:.3g} clips/s, "
+                            f"{loop['stall_share']:.1%} of it waiting for the next batch"),
+        ("evaluation", f"{evaluation['clips_per_s']:.3g} clips/s, {c['eval_batch_size']} a step"),
+    ]  # fmt: skip
+    if inference := result["inference"]:
+        factor = inference["real_time_factor"]
+        rows.append(
+            ("inference", f"{_time(inference['median_s'])} a clip, real-time factor {factor:.3g}")
+        )
+    lines = [f"{name:<16} {text}" for name, text in rows]
+    if result["profile"]:
+        lines += ["", profiling.table(result["profile"])]
+    return "\n".join(lines)
+
+
+def _time(seconds):
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def _size(count):
+    return "not measured" if count is None else f"{count / 2**20:,.0f} MiB"
+
+
+def _work(flop):
+    return f"{flop / 1e12:.4g} TFLOP" if flop >= 1e12 else f"{flop / 1e9:.4g} GFLOP"
+
+
+def _mfu(step):
+    if step["mfu"] is None:
+        return "MFU not measured: no peak is known for this device"
+    return f"MFU {step['mfu']:.1%} of {_work(step['peak_flops_per_s'])}/s ({step['peak_source']})"
+
+
+def main(argv):
+    """Prints the figures and writes the JSON, or ends with the user's mistake in one line."""
+    del argv
+    progress.set_up_logging()
+    host_memory.keep_freed_memory()
+    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    if output and not output.parent.is_dir():
+        overrides.fail(f"--output={output}: there is no folder {output.parent}")
+    try:
+        distributed.initialize()
+        result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
+        if jax.process_index() == 0:
+            print(describe(result))
+            if output:
+                output.write_text(json.dumps(result, indent=1) + "\n")
+    except (UserError, OSError) as error:
+        overrides.fail(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        overrides.fail(TOO_LITTLE_MEMORY)
+
+
+if __name__ == "__main__":
+    CONFIG = overrides.define_config_flag()
+    STEPS = flags.DEFINE_integer("steps", 20, "Timed steps, of each kind.", lower_bound=1)
+    PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; prints its breakdown.")
+    OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
+    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

@@ -1,0 +1,136 @@
+"""The events of a profiler trace, as the wall time of each operation of a compiled program.
+
+The total is the wall time from the first operation's start to the last one's end, on one device.
+Each moment is divided equally among the threads (CPU) or streams (GPU, TPU) that are busy then,
+whatever their number: two busy threads do not count twice. Collectives and other asynchronous
+operations count only while nothing else runs, which is what they really cost; loops and calls only
+while nothing inside them runs.
+"""
+
+import collections
+import heapq
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+
+
+class Event(NamedTuple):
+    """Something that one thread or stream (`line`) did from `start` to `end`, in ns.
+
+    op: the instruction of the program, '' for the runtime's own affairs. On the CPU an operation
+    may hand parts of its work to other threads: `sends` is the number of a task handed over here,
+    `task` that of the one that runs here.
+    """
+
+    line: str
+    start: float
+    end: float
+    op: str = ""
+    sends: int | None = None
+    task: int | None = None
+
+
+def busy(events: Iterable[Event], rank: Callable[[str], int]) -> tuple[dict[str, float], float]:
+    """Wall time by operation, by the rules above.
+
+    Args:
+      events: of all lines; those of one line are nested or apart.
+      rank: operation -> int, 0 where it counts always, 1 while nothing of rank 0 runs, and so on.
+
+    Returns:
+      {operation: ns}; ns from the first operation's start to the last one's end.
+    """
+    events = sorted(events, key=lambda event: (event.start, -event.end))
+    spans = [event for event in events if event.op]
+    if not spans:
+        return {}, 0.0
+    first, last = spans[0].start, max(event.end for event in spans)
+    owners: dict[int, str] = {}  # of tasks
+    stacks = collections.defaultdict(list)  # of each line: (end, operation), innermost last
+    ends: list[tuple[float, str]] = []
+    result: collections.Counter = collections.Counter()
+    now = first
+
+    def advance(to):
+        """Divides the time up to `to`, in which nothing starts or ends."""
+        nonlocal now
+        to = min(max(to, first), last)
+        running = [stack[-1][1] for stack in stacks.values() if stack and stack[-1][1]]
+        if to > now and running:
+            least = min(map(rank, running))
+            running = [op for op in running if rank(op) == least]
+            for op in running:
+                result[op] += (to - now) / len(running)
+        now = max(now, to)
+
+    def close_until(time):
+        while ends and ends[0][0] <= time:
+            end, line = heapq.heappop(ends)
+            advance(end)
+            while stacks[line] and stacks[line][-1][0] <= end:
+                stacks[line].pop()
+
+    for event in events:
+        close_until(event.start)
+        advance(event.start)
+        stack = stacks[event.line]
+        if event.sends is not None:
+            owners[event.sends] = stack[-1][1] if stack else ""
+        elif event.end > event.start:
+            stack.append((event.end, event.op or owners.get(event.task, "")))
+            heapq.heappush(ends, (event.end, event.line))
+    close_until(last)
+    return dict(result), last - first
+
+
+def newest(folder) -> pathlib.Path | None:
+    """The .xplane.pb of the newest trace that jax.profiler wrote into a folder."""
+    files = pathlib.Path(folder).rglob("*.xplane.pb")
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def read_events(file, known) -> list[Event]:
+    """Events of the first device in a trace.
+
+    Args:
+      file: .xplane.pb.
+      known: names of the program's instructions; others are the runtime's own affairs.
+    """
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    for plane in sorted(planes, key=lambda plane: plane.name):  # /device:... before /host:...
+        events = [
+            event
+            for i, line in enumerate(plane.lines)
+            for event in _line_events(f"{i} {line.name}", line, known)
+        ]
+        if any(event.op for event in events):
+            return events
+    return []
+
+
+def _line_events(name, line, known):
+    """Events of one line. CPU: the thread pool marks a task's begin and end by two events."""
+    result, task = [], None
+    for event in sorted(line.events, key=lambda event: event.start_ns):
+        start, end = event.start_ns, event.start_ns + event.duration_ns
+        kind = event.name.rpartition("::")[2]
+        if kind == "Record":
+            result.append(Event(name, start, end, sends=dict(event.stats).get("_p")))
+        elif kind == "StartRegion":
+            task = start, dict(event.stats).get("_c")
+        elif kind == "StopRegion" and task:
+            result.append(Event(name, task[0], start, task=task[1]))
+            task = None
+        elif kind.startswith("Execute"):
+            result.append(Event(name, start, end))
+        else:
+            op = re.match(r"%?([\w.\-]*)", event.name)[1]  # TPUs give the whole instruction
+            stats = dict(event.stats)
+            op = stats.get("hlo_op", op)
+            if op in known and not event.name.startswith("end: "):
+                here = not stats.get("device_ordinal")  # of several CPU devices, the first
+                result.append(Event(name, start, end, op if here else ""))
+    return result
