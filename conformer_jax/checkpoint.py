@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from conformer_jax import encoder_file
 from conformer_jax.errors import UserError
 
 _PACKAGES = ("conformer_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -197,7 +198,10 @@ class Checkpoints:
 
 
 def read_meta(workdir) -> dict | None:
-    """`meta` of the newest readable checkpoint of a run, None where the run has none."""
+    """`meta` of the newest readable checkpoint of a run, None where the run has none; or of a file
+    that encoder_file.py knows."""
+    if file := encoder_file.find(workdir):
+        return encoder_file.load(file)[0]
     directory = pathlib.Path(workdir) / "checkpoints"
     for step in sorted(_steps(directory), reverse=True):
         try:
@@ -207,13 +211,13 @@ def read_meta(workdir) -> dict | None:
     return None
 
 
-def load_encoder(workdir, params):
-    """The encoder's parameters of another run's newest readable checkpoint.
+def load_encoder(origin, params):
+    """The encoder's parameters of another run's newest readable checkpoint, or of a file.
 
     Where that run kept an average of its parameters, the average is taken.
 
     Args:
-      workdir: folder of the other run.
+      origin: config.init_from: the workdir of the other run, or what encoder_file.py knows.
       params: tree with a subtree `encoder` that says which names and shapes are wanted.
 
     Returns:
@@ -223,7 +227,27 @@ def load_encoder(workdir, params):
       UserError: no readable checkpoint there, or one of another architecture: every name that
         is missing, left over or of another shape is accounted for.
     """
-    directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    saved, meta = read_encoder(origin)
+    _check_names(saved, params["encoder"], origin)
+    encoder = jax.tree.map(
+        # From the host: several processes cannot move arrays between their devices.
+        lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
+        params["encoder"],
+        saved,
+    )
+    return {**params, "encoder": encoder}, meta["step"]
+
+
+def read_encoder(origin) -> tuple[dict, dict]:
+    """The encoder's tree of config.init_from, and its meta with the `step`.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    if file := encoder_file.find(origin):
+        meta, encoder = encoder_file.load(file)
+        return encoder, meta
+    directory = pathlib.Path(origin).absolute() / "checkpoints"
     reason = "there is none"
     for step in sorted(_steps(directory), reverse=True):
         folder = directory / str(step)
@@ -232,18 +256,12 @@ def load_encoder(workdir, params):
             average = _metadata(folder / "training").get("ema")
             if average is not None:
                 saved = read_item(folder / "training")["ema"]
+            meta = json.loads((folder / "meta" / "metadata").read_text())
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
             logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
             continue
-        _check_names(saved.get("encoder", {}), params["encoder"], directory)
-        encoder = jax.tree.map(
-            # From the host: several processes cannot move arrays between their devices.
-            lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
-            params["encoder"],
-            saved["encoder"],
-        )
-        return {**params, "encoder": encoder}, step
+        return saved.get("encoder", {}), {**meta, "step": step}
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
 
 
