@@ -163,6 +163,10 @@ def get_config() -> ml_collections.ConfigDict:
     t.eval_folds = ()  # and to evaluate on; () holds out eval_share
     t.eval_share = 0.05  # share of the files held out where eval_folds is ()
     t.labels_per_class = 0  # finetune: labelled clips a class kept for training; 0 all
+    # finetune: share of the training clips of each class (of those labels_per_class keeps) that
+    # judges instead of training. The run then ends with the parameters of its best evaluation on
+    # them (accuracy; mAP where multi_label), and the held-out clips are evaluated once. 0: none.
+    t.validation_share = 0.0
     # finetune: draw clips so that all classes come up equally often, with replacement, instead of
     # going through all of them (AudioSet: PANNs, Kong et al. 2020).
     t.balanced = False
@@ -188,6 +192,8 @@ def get_config() -> ml_collections.ConfigDict:
     r.accumulate = 1
     r.log_every = 100  # steps; 0: only at each save
     r.eval_every = 2000  # steps; 0: only before each save, which always evaluates
+    # Evaluations on data.validation_share in a row without improvement; then the run ends. 0: off
+    r.early_stopping = 0
     r.max_nonfinite_steps = 20  # in a row; then the run stops (each one is skipped and counted)
     return config
 

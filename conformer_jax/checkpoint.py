@@ -83,8 +83,8 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(step, error) from error
 
-    def restore(self, state):
-        """Restores the newest checkpoint that can be read.
+    def restore(self, state, step: int | None = None):
+        """Restores the newest checkpoint that can be read, or the one of a step.
 
         Where one cannot be read the one before is tried; once that works, the unreadable one is
         moved aside with a warning, so that it cannot stand in the way of the next save.
@@ -99,7 +99,8 @@ class Checkpoints:
           UserError: the checkpoint has other parameters than `state`, named; or none is readable.
         """
         unreadable, reason = [], ""
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = self._manager.all_steps() if step is None else [step]
+        for step in sorted(steps, reverse=True):
             problem = None
             try:
                 meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]

@@ -20,7 +20,7 @@ _PRETRAIN_PANELS = (
 _FINETUNE_PANELS = (
     ("loss", ("loss",)),
     ("accuracy", ("accuracy",)),
-    ("mAP, held out", ("mAP",)),
+    ("mAP", ("mAP",)),
     ("gradient norm", ("gradient_norm",)),
 )
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
@@ -31,7 +31,7 @@ def draw(config, records: list[dict], path) -> None:
 
     Args:
       config: of the run.
-      records: [{'step': ..., 'split': 'train' | 'eval', name: value, ...}].
+      records: [{'step': ..., 'split': 'train' | 'validation' | 'eval', name: value, ...}].
       path: of the PNG.
     """
     pretrain = config.task == "pretrain"
@@ -61,7 +61,7 @@ def draw(config, records: list[dict], path) -> None:
 def _panel(axis, title, names, records, ranges):
     values = []
     for name in names:
-        for split, style in (("train", "-"), ("eval", "o--")):
+        for split, style in (("train", "-"), ("validation", "s--"), ("eval", "o--")):
             points = [
                 (r["step"], r[name])
                 for r in records
@@ -69,7 +69,7 @@ def _panel(axis, title, names, records, ranges):
             ]
             if not points:
                 continue
-            label = {"train": "training", "eval": "held out"}[split]
+            label = {"train": "training", "eval": "held out"}.get(split, split)
             if len(names) > 1:
                 label = f"{name.rsplit('_', 1)[-1]}, {label}"
             axis.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=label)

@@ -6,7 +6,7 @@ import tempfile
 import jax
 import numpy as np
 
-from conformer_jax import flops, program, sharding, train
+from conformer_jax import flops, program, selection, sharding, train
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 
@@ -23,6 +23,7 @@ def describe(config) -> str:
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
         source, held_out, names = train.prepare_data(config, nowhere, report)
+        source, _ = selection.carve(config, source)
     compiled = program.build(config, len(names))
     state = compiled.abstract_state
     batches = host_loader.train_batches(

@@ -10,7 +10,7 @@ import pathlib
 
 import jax
 
-from conformer_jax import checkpoint, distributed, predictions, probe, program, progress, train
+from conformer_jax import checkpoint, distributed, predictions, probe, program, progress, selection, train
 from conformer_jax import workdir as workdirs
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
@@ -37,6 +37,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
     train_source, eval_source, label_names = train.prepare_data(config, workdir, report)
+    train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(label_names), prepared=prepared)
     state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
     if config.init_from:

@@ -55,7 +55,7 @@ class Log:
             r
             for r in read_records(self._path)
             if r["step"] < start_step
-            or (r["step"] == start_step and (keep_eval or r["split"] != "eval"))
+            or (r["step"] == start_step and (keep_eval or r["split"] == "train"))
         ]
         self.step = max((r["step"] for r in self._records if r["split"] == "train"), default=0)
         if not active:
@@ -80,7 +80,7 @@ class Log:
         )
 
     def write(self, step: int, split: str, record: dict) -> None:
-        """Adds a record of `split` ('train' or 'eval') after `step` steps."""
+        """Adds a record of `split` ('train', 'validation' or 'eval') after `step` steps."""
         record = {name: _plain(value) for name, value in record.items()}
         self._records.append({"step": step, "split": split, **record})
         if split == "train":
@@ -98,8 +98,9 @@ class Log:
             for name, (label, form) in _BAR.items()
             if record.get(name) is not None
         }
-        if split == "eval":
-            self._say(f"step {step} held out: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+        if split != "train":
+            of = {"eval": "held out", "validation": "validation"}[split]
+            self._say(f"step {step} {of}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
         elif self._bar.disable:
             self._say(
                 f"step {step}/{self._config.train.num_steps}: "
@@ -120,6 +121,10 @@ class Log:
         if self._active and subject not in self._warned:
             self._warned.add(subject)
             self._say(f"WARNING {message}")
+
+    def all(self, split: str) -> list[dict]:
+        """The records of a split, oldest first."""
+        return [r for r in self._records if r["split"] == split]
 
     def last(self, split: str) -> dict:
         """The newest record of a split, {} where there is none."""

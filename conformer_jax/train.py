@@ -8,6 +8,9 @@ Order, once at the start:
                                 where config.classifier.init = 'probe'
 Then, from the step that was restored, until the last:
   evaluate? save? [stop at num_steps] next batch, step, log?
+Where there is a validation split (selection.py), that is what is evaluated, and what improves is
+saved; the last step then takes the parameters of the best, evaluates them on the held-out set and
+saves them as its own.
 On SIGTERM the loop saves where it is, whatever is due, and raises Preempted (preemption.py).
 """
 
@@ -29,6 +32,7 @@ from conformer_jax import (
     probe,
     program,
     progress,
+    selection,
     sharding,
     statistics,
 )
@@ -79,6 +83,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
     train_source, eval_source, label_names = prepare_data(config, workdir, report)
+    train_source, validation = selection.carve(config, train_source)
     compiled = program.build(config, len(label_names), prepared=prepared)
     loader = host_loader.pick(config.data.loader)
     place = compiled.batch_sharding
@@ -92,8 +97,9 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         logging.info("compiling, which takes about half a minute on two cores")
     init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
 
+    keep_best = max(config.checkpoint.keep_best, 0 if validation is None else 1)
     checkpoints = checkpoint.Checkpoints(
-        workdir, keep_last=config.checkpoint.keep_last, keep_best=config.checkpoint.keep_best
+        workdir, keep_last=config.checkpoint.keep_last, keep_best=keep_best
     )
     state, restored = checkpoints.restore(compiled.abstract_state)
     if state is None:
@@ -110,11 +116,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     if start_step:
         logging.info("going on from step %d of %s", start_step, workdir)
 
-    def evaluate():
-        """Metrics and predictions (None in pre-training) of the whole held-out set; None where
-        SIGTERM came on the way."""
+    def evaluate(state, source):
+        """Metrics and predictions (None in pre-training) of the whole source; None where SIGTERM
+        came on the way."""
         total, outputs = None, []
-        batches = loader.eval_batches(eval_source, config, report, host, num_hosts)
+        batches = loader.eval_batches(source, config, report, host, num_hosts)
         for i, batch in enumerate(batches):
             if watch.due():
                 batches.close()
@@ -128,14 +134,24 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         record = _readable(metrics.means(total))
         if not outputs:
             return record, None
-        found = predictions.collect(outputs, eval_source, int(state.step))
+        found = predictions.collect(outputs, source, int(state.step))
         return record | whole_set(found, config.classifier.multi_label), found
+
+    def best_state(step):
+        """The newest state with the parameters of another step, or of its own."""
+        if step == int(state.step):
+            return state
+        logging.info("taking the parameters of step %d, the best on validation", step)
+        checkpoints.wait()
+        best, _ = checkpoints.restore(compiled.abstract_state, step)
+        return best.replace(step=state.step)
 
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
     meta = {"config": config.to_dict(), "label_names": list(label_names)}
     batches = loader.train_batches(train_source, config, start_step, report, host, num_hosts)
     # A save that SIGTERM asked for: the sums of its open window; its step is not evaluated yet.
     preempted = (restored or {}).get("preempted")
+    finished = "best_step" in (restored or {})  # perhaps before num_steps
     fresh = preempted is not None  # whether the step has not been evaluated and saved
     log = progress.Log(config, workdir, start_step, keep_eval=not fresh, active=host == 0)
     watch = preemption.Watch()
@@ -146,7 +162,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         clock = time.perf_counter()
         compiling = True  # the first window holds the compilation and tells no speed
         for step in range(start_step, num_steps + 1):
-            last = step == num_steps
+            last = step == num_steps or finished
             if (
                 last
                 and not fresh
@@ -158,9 +174,19 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             stop = watch.due()
             save = last or (fresh and _due(step, config.checkpoint.every_steps))
             if not stop and (save or (fresh and _due(step, config.train.eval_every))):
-                result = evaluate()
+                result = evaluate(state, eval_source if validation is None else validation)
+                if result is not None and validation is not None:
+                    log.write(step, "validation", result[0])
+                    standing = selection.judge(config, log.all("validation"))
+                    last, save = last or standing.over, save or standing.improved or standing.over
+                    if last:
+                        best = best_state(standing.best_step)
+                        result = evaluate(best, eval_source)
+                        if result is not None:
+                            state, meta["best_step"] = best, standing.best_step
+                            result[0]["best_step"] = standing.best_step
                 stop = result is None
-                if not stop:
+                if not stop and (last or validation is None):
                     held_out, found = result
                     log.write(step, "eval", held_out)
                     if found is not None and host == 0:
@@ -172,7 +198,9 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 checkpoints.wait()
                 raise preemption.Preempted(f"stopped at step {step}")
             if save:
-                checkpoints.save(state, meta, _rank(held_out))
+                checkpoints.save(
+                    state, meta, _rank(held_out) if validation is None else standing.rank
+                )
             clock += time.perf_counter() - paused
             if last:
                 break
@@ -184,6 +212,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             done = step + 1
             # Saving closes a window, so that a resumed run logs the same windows.
             due = _due(done, config.train.log_every) or _due(done, config.checkpoint.every_steps)
+            due = due or (validation is not None and _due(done, config.train.eval_every))
             if due or done in (1, num_steps):
                 train_record = _readable(metrics.means(window))
                 now = time.perf_counter()

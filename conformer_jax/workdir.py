@@ -24,6 +24,8 @@ _MAY_CHANGE = (
     "train.log_every",
     "train.max_nonfinite_steps",
 )
+# But with a validation split: what is evaluated then may be what the run ends with.
+_CHOOSES_THE_END = ("checkpoint.every_steps", "train.eval_every")
 
 
 def claim(workdir, config) -> None:
@@ -71,7 +73,12 @@ def _short(value):
 
 
 def _compare(saved, wanted, path):
-    fields = [f for f in differing_fields(saved, wanted) if not f.startswith(_MAY_CHANGE)]
+    fixed = _CHOOSES_THE_END if wanted["data"]["validation_share"] else ()
+    fields = [
+        f
+        for f in differing_fields(saved, wanted)
+        if not f.startswith(_MAY_CHANGE) or f.startswith(fixed)
+    ]
     if fields:
         more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
         raise UserError(

@@ -28,6 +28,7 @@ def config_of(folder, task):
     config.compare_with_scratch = False
     config.init_from = str(folder / "pretrain") if task == "finetune" else ""
     config.data.update(loader="threads", clip_s=0.5, batch_size=8, eval_batch_size=8)
+    config.data.validation_share = 0.2 if task == "finetune" else 0.0
     config.synthetic.update(num_train=TRAIN_CLIPS, num_eval=EVAL_CLIPS)
     config.train.update(num_steps=5, log_every=2, eval_every=2)
     # A key's bias has no gradient but rounding errors, which a small eps makes whole steps of.

@@ -125,6 +125,32 @@ def test_few_labels_counts_per_class_and_nests():
     assert set(other) != set(large)
 
 
+def test_a_stratified_choice_takes_its_share_of_every_class():
+    labels = [(0,)] * 40 + [(1,)] * 10 + [(2,)] * 3 + [(3,)] * 2 + [(4,)] + [()] * 20
+    chosen = sampling.stratified(labels, 6, 0.2, seed=0)
+    counts = np.bincount([labels[i][0] if labels[i] else 6 for i in chosen], minlength=7)
+    assert counts.tolist() == [8, 2, 1, 1, 0, 0, 4]  # never the last one of a class
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(sampling.stratified(labels, 6, 0.2, seed=0), chosen)
+    assert set(sampling.stratified(labels, 6, 0.2, seed=1)) != set(chosen)
+    # Frozen, as the streams are: a run that resumes must not train on what judged it.
+    halves = [(i % 2,) for i in range(20)]
+    assert sampling.stratified(halves, 2, 0.2, 0).tolist() == [5, 6, 10, 19]
+
+
+def test_a_stratified_choice_with_several_labels_a_clip():
+    rng = np.random.default_rng(0)
+    often = np.array([0.6, 0.3, 0.1, 0.03])
+    labels = [tuple(np.flatnonzero(row < often).tolist()) for row in rng.random((300, 4))]
+    chosen = sampling.stratified(labels, 4, 0.25, seed=0)
+    whole, part = (
+        np.bincount([c for i in some for c in labels[i]], minlength=4)
+        for some in (range(300), chosen)
+    )
+    assert (part >= np.round(0.25 * whole)).all()
+    assert (part <= 0.25 * whole + 5).all()
+
+
 def test_few_labels_with_several_labels_a_clip():
     labels = [(0, 1), (0,), (1, 2), (2,), ()] * 10
     kept = sampling.few_labels(labels, 3, 4, seed=0)

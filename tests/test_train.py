@@ -14,8 +14,18 @@ import pytest
 
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
-from conformer_jax import checkpoint, metrics, predictions, preemption, program, run, train
+from conformer_jax import (
+    checkpoint,
+    metrics,
+    predictions,
+    preemption,
+    program,
+    run,
+    selection,
+    train,
+)
 from conformer_jax.data.audio import BadAudio
+from conformer_jax.data.sources import open_sources
 from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource
 from conformer_jax.errors import UserError
 
@@ -320,6 +330,108 @@ def test_no_room_for_a_checkpoint_keeps_the_earlier_one(finished, tmp_path, monk
     steps = []
     train.train_and_evaluate(config, tmp_path, watched(result.program, steps))
     assert steps == list(range(6, 12))
+
+
+# Accuracy of the validation after each step: of equally good ones the first is the best.
+VALIDATION = {2: 0, 4: 1, 6: 0, 8: 1, 10: 0, 12: 1}
+
+
+@pytest.fixture
+def validating(finished):
+    """The fine-tuning of `finished` with a validation split, and how many batches that has."""
+    config, _, result = finished
+    config = config.copy_and_resolve_references()
+    config.data.validation_share = 0.25
+    config.train.update(eval_every=2, early_stopping=2)
+    config.checkpoint.update(every_steps=6, keep_last=1, keep_best=0)
+    _, validation = selection.carve(config, open_sources(config)[0])
+    num_batches = -(-len(validation) // config.data.eval_batch_size)
+
+    def program_of(steps=None, stop_before=None, held_out=lambda state: None):
+        """The program of `watched`, whose validations go as VALIDATION says; `held_out` is called
+        with the state of each batch of the held-out clips, on which the outputs are real."""
+        trained = watched(result.program, [] if steps is None else steps, stop_before).train_step
+        left = [num_batches]  # of the evaluation; the validation comes first
+
+        def train_step(state, batch, key):
+            left[0] = num_batches
+            return trained(state, batch, key)
+
+        def eval_step(state, batch, key):
+            pairs, out = result.program.eval_step(state, batch, key)
+            left[0] -= 1
+            if left[0] < 0:
+                held_out(state)
+            else:
+                out |= {"logits": 1.0 * (out["labels"] == VALIDATION[int(state.step)])}
+            return pairs, out
+
+        return dataclasses.replace(result.program, train_step=train_step, eval_step=eval_step)
+
+    return config, program_of
+
+
+def evaluations(workdir):
+    return [(r["step"], r["split"]) for r in records(workdir) if r["split"] != "train"]
+
+
+finetuned = pytest.mark.parametrize("finished", ["finetune"], indirect=True)
+
+
+@finetuned
+def test_a_run_ends_with_what_was_best_on_validation(validating, tmp_path):
+    config, program_of = validating
+    steps, evaluated = [], []
+    held_out = lambda state: evaluated.append(jax.device_get(state.ema))
+    result = train.train_and_evaluate(config, tmp_path, program_of(steps, held_out=held_out))
+    assert steps == list(range(8))  # stopped early
+    assert evaluations(tmp_path) == [(n, "validation") for n in (2, 4, 6, 8)] + [(8, "eval")]
+    assert result.held_out["best_step"] == records(tmp_path)[-1]["best_step"] == 4
+    best, final = (
+        [
+            checkpoint.read_item(tmp_path / "checkpoints" / step / item)
+            for item in ("params", "training")
+        ]
+        for step in ("4", "8")
+    )
+    assert_same(best[0], final[0])
+    assert_same(best[1]["ema"], final[1]["ema"])
+    assert_same(best[1]["ema"], evaluated[0])
+    assert (int(best[1]["step"]), int(final[1]["step"])) == (4, 8)
+    assert not (tmp_path / "checkpoints" / "6").exists()
+    never = dataclasses.replace(program_of(), train_step=None, eval_step=None)
+    again = train.train_and_evaluate(config, tmp_path, never)  # finished: nothing is done again
+    assert again.held_out["loss"] == result.held_out["loss"]
+    config.train.eval_every = 3
+    with pytest.raises(UserError, match=r"train\.eval_every: 2 -> 3"):
+        train.train_and_evaluate(config, tmp_path, never)
+
+
+@finetuned
+def test_without_patience_the_best_is_looked_for_to_the_last_step(validating, tmp_path):
+    config, program_of = validating
+    config.train.early_stopping = 0
+    result = train.train_and_evaluate(config, tmp_path, program_of())
+    assert result.held_out["best_step"] == 4
+    assert evaluations(tmp_path)[-2:] == [(12, "validation"), (12, "eval")]
+
+
+@finetuned
+def test_a_validating_run_that_was_stopped_ends_in_the_same_bits(validating, tmp_path):
+    config, program_of = validating
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train.train_and_evaluate(config, whole, program_of())
+    terminate = lambda state: os.kill(os.getpid(), signal.SIGTERM)
+    steps = []
+    for stop_before in (5, 7):  # saved at 4, which improved, and at 6 by the clock
+        with pytest.raises(Interrupted):
+            train.train_and_evaluate(config, stopped, program_of(steps, stop_before))
+    with pytest.raises(preemption.Preempted, match="stopped at step 8"):
+        train.train_and_evaluate(config, stopped, program_of(steps, held_out=terminate))
+    train.train_and_evaluate(config, stopped, program_of(steps))
+    assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 6, 7]
+    assert_same(final_state(whole, program_of()), final_state(stopped, program_of()))
+    assert records(whole) == records(stopped)
 
 
 @pytest.mark.parametrize("finished", ["pretrain"], indirect=True)

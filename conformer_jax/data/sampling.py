@@ -12,7 +12,7 @@ import numpy as np
 from conformer_jax.data.audio import DataError
 
 # One stream of random numbers each.
-_ORDER, _CROP, _FEW_LABELS, _BALANCED = 0, 1, 2, 3
+_ORDER, _CROP, _FEW_LABELS, _BALANCED, _STRATIFIED = 0, 1, 2, 3, 4
 
 
 def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +122,38 @@ def few_labels(labels, num_classes, per_class, seed) -> np.ndarray:
             for c in labels[i]:
                 counts[c] += 1
     return np.sort(np.array(kept, np.int64))
+
+
+def stratified(labels, num_classes, share, seed) -> np.ndarray:
+    """Chooses `share` of the examples of each class by `seed`.
+
+    At least one of every class that has two, and never all. The rarest classes choose first, and
+    what comes along of the others counts (after Sechidis et al. 2011): with one label each the
+    numbers are exact; with several, common classes may get more. Those without a label are a
+    class of their own.
+
+    Args:
+      labels: sequence of tuples of class indices, one per example.
+      share: 0 to 1, of each class, rounded.
+
+    Returns:
+      Sorted int64 indices of the examples chosen.
+    """
+    classes = [part or (num_classes,) for part in labels]
+    members = [[] for _ in range(num_classes + 1)]
+    for i in _order(seed, _STRATIFIED, 0, len(labels)):
+        for c in classes[i]:
+            members[c].append(int(i))
+    left = [len(group) for group in members]
+    chosen = set()
+    for c in sorted(range(num_classes + 1), key=lambda c: len(members[c])):
+        keep = len(members[c]) - max(1, round(share * len(members[c])))
+        for i in members[c]:
+            if left[c] > keep and i not in chosen and all(left[k] > 1 for k in classes[i]):
+                chosen.add(i)
+                for k in classes[i]:
+                    left[k] -= 1
+    return np.array(sorted(chosen), np.int64)
 
 
 # More than one, since a batch may reach over the end of an epoch.
