@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 
-from conformer_jax.reporting.markup import Markup, details, join, number, table, tag
+from conformer_jax.reporting.markup import Markup, details, number, table, tag
 
 WIDTH, HEIGHT = 330, 215  # of the drawing, about as many pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 16, 8, 36
@@ -58,7 +58,7 @@ def line_chart(chart: Chart) -> Markup:
         f"{chart.title} ({chart.unit}) by {chart.x_name}. "
         + " ".join(_in_words(s, chart) for s in series)
         + "".join(f" {name}: {number(y)}." for name, y in chart.levels)
-        + (f" {chart.band[2]}: {_band_in_words(chart.band)}." if chart.band else "")
+        + _band_in_words(chart.band)
     )
     taken = [scale.at(*p) for s in series for p in s.points if p[1] is not None]
     drawing = tag(
@@ -219,27 +219,26 @@ def _line(series, scale):
         for real, run in itertools.groupby(points, lambda p: p[1] is not None)
         if real
     ]
-    path = "".join("M" + "L".join(f"{x} {y}" for x, y in run) for run in runs)
     alone = [run[0] for run in runs if len(run) == 1]
     dots = [p for run in runs for p in run] if series.dots else alone
     area = [scale.at(x, high) for x, _, high in series.spread]
     area += [scale.at(x, low) for x, low, _ in reversed(series.spread)]
+    seeds = [scale.at(*p) for p in series.scattered]
     exact = [[x, float(f"{y:.4g}")] for x, y in points if y is not None]
     return tag(
         "g",
-        tag("path", class_="spread", d="M" + "L".join(f"{x} {y}" for x, y in area) + "Z")
-        if area
-        else None,
-        tag("path", class_="line", d=path),
+        tag("path", class_="spread", d=_path(area) + "Z") if area else None,
+        tag("path", class_="line", d="".join(map(_path, runs))),
         *(tag("circle", cx=x, cy=y, r=2.6) for x, y in dots),
-        *(
-            tag("circle", class_="seed", cx=x, cy=y, r=2)
-            for x, y in (scale.at(*p) for p in series.scattered)
-        ),
+        *(tag("circle", class_="seed", cx=x, cy=y, r=2) for x, y in seeds),
         class_=f"series c{series.colour % COLOURS}" + (" dotted" if series.dots else ""),
         data_name=series.name,
         data_points=json.dumps(exact, separators=(",", ":")),
     )
+
+
+def _path(points):
+    return "M" + "L".join(f"{x} {y}" for x, y in points)
 
 
 def thin(points, most: int = _MOST_POINTS) -> list:
@@ -286,7 +285,7 @@ def _in_words(series, chart):
 
 
 def _band_in_words(band):
-    return f"{number(band[0])} to {number(band[1])}"
+    return f" {band[2]}: {number(band[0])} to {number(band[1])}." if band else ""
 
 
 def _values(chart, series):
@@ -299,6 +298,6 @@ def _values(chart, series):
         [_x_text(x, chart.percent)] + [number(v[x]) if x in v else "" for v in values]
         for x in sorted(kept)
     ]
-    note = f", every {every}th record" if every > 1 else ""
+    note = f", one record in {every}" if every > 1 else ""
     head = [chart.x_name, *(s.name for s in series)]
-    return join(table(f"{chart.title}, {chart.unit}{note}", head, rows, words=()))
+    return table(f"{chart.title}, {chart.unit}{note}", head, rows, words=())
