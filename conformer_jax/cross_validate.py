@@ -28,8 +28,8 @@ def cross_validate(config, workdir) -> dict:
       workdir: gets `fold_<name>/`, each a run of its own, and folds.json.
 
     Returns:
-      row name -> {'folds': {fold: figures}, 'mean', 'deviation', 'interval95'}: the summaries of
-      `summarise`, what is in folds.json.
+      what is in folds.json: 'name' of what was done, what `summarise` makes of its folds, and
+      'control', the same of the control, or None.
 
     Raises:
       UserError: no folds, or anything that the user can mend.
@@ -60,7 +60,8 @@ def cross_validate(config, workdir) -> dict:
         for name, record in rows:
             figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
             found.setdefault(name, {})[fold] = figures
-    summary = {name: summarise(of_folds) for name, of_folds in found.items()}
+    summary, *control = [{"name": n, **summarise(of_folds)} for n, of_folds in found.items()]
+    summary["control"] = control[0] if control else None
     temporary = workdir / "folds.json.tmp"
     temporary.write_text(json.dumps(summary, indent=1) + "\n")
     os.replace(temporary, workdir / "folds.json")
@@ -95,9 +96,11 @@ def summarise(folds: dict[str, dict[str, float]]) -> dict:
 
 def table(summary: dict) -> str:
     """The summary as text, a line a row and figure."""
-    width = max(len(name) for name in summary)
+    rows = [row for row in (summary, summary["control"]) if row]
+    width = max(19, *(len(row["name"]) for row in rows))
     lines = [f"{'mean over the folds':<{width}}  figure       mean  deviation  95 % interval"]
-    for name, found in summary.items():
+    for found in rows:
+        name = found["name"]
         for figure in (f for f in _FIGURES if f in found["mean"]):
             low, high = found["interval95"][figure]
             lines.append(

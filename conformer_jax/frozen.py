@@ -10,7 +10,16 @@ import pathlib
 
 import jax
 
-from conformer_jax import checkpoint, distributed, predictions, probe, program, progress, selection, train
+from conformer_jax import (
+    checkpoint,
+    distributed,
+    predictions,
+    probe,
+    program,
+    progress,
+    selection,
+    train,
+)
 from conformer_jax import workdir as workdirs
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport

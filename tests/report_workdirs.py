@@ -144,6 +144,7 @@ def write_run(folder, config, records):
 def write_predictions(folder, ids, logits, labels, names):
     np.savez(
         folder / "predictions.npz",
+        format=1,
         ids=np.array(ids),
         logits=np.asarray(logits, np.float32),
         labels=np.asarray(labels, np.int8),

@@ -77,10 +77,10 @@ def test_the_folds_share_one_program(validated):
 def test_the_summary_is_on_disk(validated):
     _, workdir, summary, _ = validated
     assert json.loads((workdir / "folds.json").read_text()) == summary
-    (name,) = summary
-    assert name == "from scratch, fine-tuned"
-    assert sorted(summary[name]["folds"]) == ["a", "b", "c"]
-    assert name in cross_validate.table(summary)
+    assert summary["name"] == "from scratch, fine-tuned"
+    assert summary["control"] is None
+    assert sorted(summary["folds"]) == ["a", "b", "c"]
+    assert summary["name"] in cross_validate.table(summary)
 
 
 def test_finished_folds_are_not_run_again(validated, monkeypatch):
@@ -128,7 +128,8 @@ def test_probes_are_validated_like_fine_tuning(validated, monkeypatch, tmp_path)
 
     monkeypatch.setattr(frozen, "evaluate", fake)
     tmp_path.joinpath("cv").mkdir()
+    config.update(init_from="runs/mine", compare_with_scratch=True)
     summary = cross_validate.cross_validate(config, tmp_path / "cv")
-    assert seen[1] == (("b",), ("a", "c"), "fold_b")
-    (name,) = summary
-    assert "nearest neighbors" in name
+    assert seen[2:4] == [(("b",), ("a", "c"), "fold_b"), (("b",), ("a", "c"), "scratch")]
+    assert "pre-trained" in summary["name"]
+    assert "nearest neighbors" in summary["control"]["name"]

@@ -139,8 +139,8 @@ def test_the_loop_knows_no_model():
     assert not ours("train.py") & {"pretrain", "finetune"}
 
 
-REPORT_READS = {"errors", "diagnostics", "metrics", "progress", "workdir", "overrides"}
-REPORT_READS |= {"data.sources", "models.features"}
+REPORT_READS = {"errors", "diagnostics", "metrics", "predictions", "progress", "workdir"}
+REPORT_READS |= {"data.sources", "models.features", "overrides"}
 
 
 def test_the_report_reads_what_runs_left_and_builds_no_model():

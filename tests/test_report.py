@@ -347,7 +347,7 @@ def test_what_is_missing_is_left_out_and_said(tmp_path, missing, sentence):
 def test_predictions_that_cannot_be_used_are_left_out_with_the_reason(tmp_path):
     folder = written.write_finetuning(tmp_path / "run")
     (folder / "predictions.npz").write_bytes(b"PK no archive")
-    assert "predictions.npz cannot be read" in runs.read_run("a run", folder).left_out[0]
+    assert "predictions.npz is broken" in runs.read_run("a run", folder).left_out[0]
     written.write_predictions(folder, ["a"], [[np.nan, 1]], [[0, 1]], ["x", "y"])
     assert "not finite" in runs.read_run("a run", folder).left_out[0]
     written.write_predictions(folder, ["a", "b"], [[0, 1]], [[0, 1]], ["x", "y"])

@@ -4,27 +4,13 @@ import csv
 import dataclasses
 import json
 import pathlib
-import zipfile
 
 import ml_collections
 import numpy as np
 
 from conformer_jax import progress
 from conformer_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Of one checkpoint on the held-out clips.
-
-    ids [n]; logits [n, C] float32; labels [n, C] of 0 and 1; label_names [C]; step.
-    """
-
-    ids: list[str]
-    logits: np.ndarray
-    labels: np.ndarray
-    label_names: list[str]
-    step: int
+from conformer_jax.predictions import Predictions, load
 
 
 @dataclasses.dataclass
@@ -120,32 +106,21 @@ def read_run(name: str, path: pathlib.Path) -> Run | None:
 
 
 def load_predictions(path) -> Predictions:
-    """Reads predictions.npz.
+    """predictions.npz, with labels float32 and names as lists.
 
     Raises:
-      UserError: it cannot be read, lacks an array, or holds what cannot be ranked.
+      UserError: it cannot be read, or holds what cannot be ranked.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            result = Predictions(
-                ids=file["ids"].tolist(),
-                logits=file["logits"].astype(np.float32),
-                labels=file["labels"].astype(np.float32),
-                label_names=file["label_names"].tolist(),
-                step=int(file["step"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read ({reason})") from error
-    shape = (len(result.ids), len(result.label_names))
-    if result.logits.shape != shape or result.labels.shape != shape or 0 in shape:
-        raise UserError(
-            f"{path} does not fit together: {shape[0]} ids, {shape[1]} label names, logits "
-            f"{result.logits.shape}, labels {result.labels.shape}"
-        )
-    if not np.isfinite(result.logits).all():
+    found = load(path)
+    if not len(found.ids):
+        raise UserError(f"{path} holds no clip: evaluate again")
+    if not np.isfinite(found.logits).all():
         raise UserError(f"{path} holds logits that are not finite: the model has diverged")
-    return result
+    return found._replace(
+        ids=found.ids.tolist(),
+        labels=found.labels.astype(np.float32),
+        label_names=found.label_names.tolist(),
+    )
 
 
 def _names(paths):
@@ -162,7 +137,7 @@ def _is_record(record):
     return (
         isinstance(record, dict)
         and isinstance(record.get("step"), int)
-        and record.get("split") in ("train", "eval")
+        and record.get("split") in ("train", "validation", "eval")
     )
 
 
@@ -203,8 +178,9 @@ def _json(path):
     try:
         content = json.loads(path.read_text())
         if path.name == "folds.json":
-            rows = [*content["folds"].values(), content["mean"], content.get("deviation", {})]
-            [float(value) for row in rows for value in row.values()]
+            for part in (content, content.get("control") or content):
+                rows = [*part["folds"].values(), part["mean"], part.get("deviation", {})]
+                [float(value) for row in rows for value in row.values()]
         else:
             for record in content["records"]:
                 [float(record[key]) for key in ("share", "accuracy", "mAP", "seed")]

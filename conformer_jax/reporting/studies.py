@@ -181,12 +181,35 @@ def _mean_and_deviation(values):
 
 
 def folds(study: dict, fold_runs) -> Markup:
-    """Cross-validation: a table, and the confusions of all folds together.
+    """Cross-validation: a table, one of its control, and the confusions of all folds together.
 
     Args:
-      study: folds.json, {'folds': {name: {metric: value}}, 'mean', 'deviation', 'interval95'}.
+      study: folds.json, {'name', 'folds': {name: {metric: value}}, 'mean', 'deviation',
+        'interval95', 'control': the same of the control or None}.
       fold_runs: the runs of the folds that are there.
     """
+    parts = [
+        tag(
+            "p",
+            "Each fold is held out once and the model is trained on the others; the mean over "
+            "the folds is the figure to report.",
+        ),
+        _fold_table(study),
+    ]
+    if study.get("control"):
+        parts.append(_fold_table(study["control"]))
+    with_predictions = [run for run in fold_runs if run.predictions is not None]
+    labels = [run.predictions.label_names for run in with_predictions]
+    if not labels:
+        parts.append(tag("p", "Confusions: no fold has its predictions.npz."))
+    elif any(names != labels[0] for names in labels):
+        parts.append(tag("p", "Confusions: the folds do not have the same classes."))
+    else:
+        parts += [tag("h3", "Confusions, all folds together"), _pooled(with_predictions)]
+    return join(*parts)
+
+
+def _fold_table(study):
     names = list(study["mean"])
     rows = [
         [f"fold {fold}", *(_figure(values, name) for name in names)]
@@ -198,23 +221,9 @@ def folds(study: dict, fold_runs) -> Markup:
         ends = (study["interval95"].get(name) for name in names)
         cells = ["not measured" if e is None else f"{e[0]:.3f} to {e[1]:.3f}" for e in ends]
         rows.append(["95 % interval of the mean", *cells])
-    parts = [
-        tag(
-            "p",
-            "Each fold is held out once and the model is trained on the others; the mean over "
-            "the folds is the figure to report.",
-        ),
-        table("Held-out figures of every fold", ["", *names], rows),
-    ]
-    with_predictions = [run for run in fold_runs if run.predictions is not None]
-    labels = [run.predictions.label_names for run in with_predictions]
-    if not labels:
-        parts.append(tag("p", "Confusions: no fold has its predictions.npz."))
-    elif any(names != labels[0] for names in labels):
-        parts.append(tag("p", "Confusions: the folds do not have the same classes."))
-    else:
-        parts += [tag("h3", "Confusions, all folds together"), _pooled(with_predictions)]
-    return join(*parts)
+    title = "Held-out figures of every fold"
+    title += f": {study['name']}" if study.get("name") else ""
+    return table(title, ["", *names], rows)
 
 
 def _pooled(runs):
