@@ -351,7 +351,7 @@ def test_predictions_that_cannot_be_used_are_left_out_with_the_reason(tmp_path):
     written.write_predictions(folder, ["a"], [[np.nan, 1]], [[0, 1]], ["x", "y"])
     assert "not finite" in runs.read_run("a run", folder).left_out[0]
     written.write_predictions(folder, ["a", "b"], [[0, 1]], [[0, 1]], ["x", "y"])
-    assert "does not fit together" in runs.read_run("a run", folder).left_out[0]
+    assert "is broken" in runs.read_run("a run", folder).left_out[0]
 
 
 def test_a_folder_with_nothing_in_it_is_refused(tmp_path):
