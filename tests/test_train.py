@@ -342,7 +342,7 @@ def validating(finished):
     config, _, result = finished
     config = config.copy_and_resolve_references()
     config.data.validation_share = 0.25
-    config.train.update(eval_every=2, early_stopping=2)
+    config.train.update(eval_every=2, early_stopping=2, log_every=5)
     config.checkpoint.update(every_steps=6, keep_last=1, keep_best=0)
     _, validation = selection.carve(config, open_sources(config)[0])
     num_batches = -(-len(validation) // config.data.eval_batch_size)
