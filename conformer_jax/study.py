@@ -147,7 +147,9 @@ def _key(text):
 
 
 def _write(config, workdir, records):
-    caption = f"{config.name}: {config.finetune.name}, {config.finetune.train.num_steps} steps"
+    tuned = config.finetune
+    how = f"{tuned.train.num_steps} steps" if tuned.task == "finetune" else tuned.task
+    caption = f"{config.name}: {tuned.name}, {how}"
     files = {"study.json": {"name": config.name, "records": records, "caption": caption}}
     if len({record["share"] for record in records}) > 1:
         files["label_efficiency.json"] = {"records": records, "caption": caption}
