@@ -5,7 +5,6 @@ and the others are trained on. The folds share one compiled program, a fold that
 run again, and one that was interrupted goes on. Writes `<workdir>/folds.json`.
 """
 
-import json
 import logging
 import math
 import os
@@ -13,7 +12,7 @@ import pathlib
 
 from absl import app, flags
 
-from conformer_jax import overrides
+from conformer_jax import command, overrides
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 
@@ -34,7 +33,8 @@ def cross_validate(config, workdir) -> dict:
     Raises:
       UserError: no folds, or anything that the user can mend.
     """
-    from conformer_jax import run
+    from conformer_jax import distributed, run
+    from conformer_jax import workdir as workdirs
 
     if not config.data.manifest:
         raise UserError("cross-validation needs --config.data.manifest, with a column 'fold'")
@@ -62,9 +62,7 @@ def cross_validate(config, workdir) -> dict:
             found.setdefault(name, {})[fold] = figures
     summary, *control = [{"name": n, **summarise(of_folds)} for n, of_folds in found.items()]
     summary["control"] = control[0] if control else None
-    temporary = workdir / "folds.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    os.replace(temporary, workdir / "folds.json")
+    distributed.on_first(lambda: workdirs.write_json(workdir / "folds.json", summary))
     return summary
 
 
@@ -111,25 +109,19 @@ def table(summary: dict) -> str:
 
 
 def main(argv):
-    """Runs all folds; a user's mistake ends in one line."""
+    """Runs all folds."""
     del argv
-    from conformer_jax import host_memory, preemption, progress
-
-    progress.set_up_logging()
-    host_memory.keep_freed_memory()
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", f"{config.name}_folds")
-    try:
-        print(table(cross_validate(config, workdir)))
-        print(f"Written: {workdir}/folds.json")
-    except preemption.Preempted as stopped:
-        said = f"{stopped} by SIGTERM and saved: the same command goes on"
-        overrides.fail(said, preemption.EXIT_CODE)
-    except (UserError, OSError) as error:
-        overrides.fail(str(error))
+
+    def work():
+        return f"{table(cross_validate(config, workdir))}\nWritten: {workdir}/folds.json"
+
+    command.execute(work, workdir, PROCESSES)
 
 
 if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name>_folds by default.")
+    PROCESSES = command.define_process_flags()
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

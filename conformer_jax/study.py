@@ -16,7 +16,7 @@ import statistics
 
 from absl import app, flags
 
-from conformer_jax import overrides
+from conformer_jax import command, overrides
 from conformer_jax.data.manifest import read_manifest, split_rows
 from conformer_jax.errors import UserError
 
@@ -37,7 +37,7 @@ def study(config, workdir) -> list[dict]:
     Raises:
       UserError: anything that the user can mend.
     """
-    from conformer_jax import frozen, train
+    from conformer_jax import distributed, frozen, train
 
     workdir, records, compiled = pathlib.Path(workdir), [], None
     workdir.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def study(config, workdir) -> list[dict]:
                     **{figure: result.held_out[figure] for figure in _FIGURES},
                 }
             )
-            _write(config, workdir, records)
+            distributed.on_first(lambda: _write(config, workdir, records))
     return records
 
 
@@ -90,7 +90,7 @@ def _changed(config, changes, prefix, arm):
 
 def _pretrained(config, changes, finetune, workdir):
     """The workdir of the arm's pre-training, which is run where it is not finished."""
-    from conformer_jax import train
+    from conformer_jax import distributed, train
 
     fields = {name: value for name, value in changes.items() if name.startswith("pretrain.")}
     with_folds = changes.get("with_training_folds", False)
@@ -99,7 +99,7 @@ def _pretrained(config, changes, finetune, workdir):
     one = _changed(config.pretrain, changes, "pretrain.", "pre-training")
     run = workdir / ("pretrain_" + _key(json.dumps([fields, with_folds], sort_keys=True)))
     if with_folds:
-        one.data.manifest = _joined_manifest(one, finetune, run)
+        one.data.manifest = distributed.on_first(lambda: _joined_manifest(one, finetune, run))
     logging.info("pre-training in %s", run)
     train.train_and_evaluate(one, run)
     return run
@@ -147,6 +147,8 @@ def _key(text):
 
 
 def _write(config, workdir, records):
+    from conformer_jax import workdir as workdirs
+
     tuned = config.finetune
     how = f"{tuned.train.num_steps} steps" if tuned.task == "finetune" else tuned.task
     caption = f"{config.name}: {tuned.name}, {how}"
@@ -155,9 +157,7 @@ def _write(config, workdir, records):
         files["label_efficiency.json"] = {"records": records, "caption": caption}
         draw_label_efficiency(records, caption, workdir / "label_efficiency.png")
     for name, content in files.items():
-        temporary = workdir / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, workdir / name)
+        workdirs.write_json(workdir / name, content)
 
 
 def draw_label_efficiency(records, caption, path):
@@ -203,25 +203,19 @@ def table(records) -> str:
 
 
 def main(argv):
-    """Runs the study; a user's mistake ends in one line."""
+    """Runs the study."""
     del argv
-    from conformer_jax import host_memory, preemption, progress
-
-    progress.set_up_logging()
-    host_memory.keep_freed_memory()
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", config.name)
-    try:
-        print(table(study(config, workdir)))
-        print(f"Written: {workdir}/study.json")
-    except preemption.Preempted as stopped:
-        said = f"{stopped} by SIGTERM and saved: the same command goes on"
-        overrides.fail(said, preemption.EXIT_CODE)
-    except (UserError, OSError) as error:
-        overrides.fail(str(error))
+
+    def work():
+        return f"{table(study(config, workdir))}\nWritten: {workdir}/study.json"
+
+    command.execute(work, workdir, PROCESSES)
 
 
 if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name> by default.")
+    PROCESSES = command.define_process_flags()
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and the config that it was begun with."""
 
 import json
+import os
 import pathlib
 
 from conformer_jax.errors import UserError
@@ -53,6 +54,13 @@ def claim(workdir, config) -> None:
         raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): choose another --workdir") from error
+
+
+def write_json(path, content) -> None:
+    """Replaces a file as a whole, so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def differing_fields(saved: dict, wanted: dict, prefix: str = "") -> list[str]:
