@@ -1,5 +1,7 @@
 """The classifier: pooling, padding, clips without sound."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +27,8 @@ FAST = {"xla_backend_optimization_level": 0}
 
 
 class Toy:
-    def __init__(self, pooling):
-        self.model = Classifier(FEATURES, ENCODER, 5, pooling=pooling, dropout=0.5)
+    def __init__(self, pooling, layers="last", encoder=ENCODER):
+        self.model = Classifier(FEATURES, encoder, 5, pooling=pooling, layers=layers, dropout=0.5)
         init = lambda: self.model.init(
             jax.random.key(0), jnp.zeros((1, 8000)), jnp.full((1,), 8000), train=False
         )
@@ -40,9 +42,9 @@ class Toy:
         )
 
 
-@pytest.fixture(scope="module", params=["mean", "max", "attention", "linear_softmax"])
+@pytest.fixture(scope="module", params=["mean", "max", "all", "attention", "linear_softmax"])
 def toy(request):
-    return Toy(request.param)
+    return Toy("statistics", "all") if request.param == "all" else Toy(request.param)
 
 
 def test_padding_and_garbage_change_no_logit(toy):
@@ -69,6 +71,26 @@ def test_pooling_takes_valid_tokens_only():
     valid = jnp.asarray([[True, True, False], [False, False, False]])
     np.testing.assert_allclose(pool(x, valid, "mean"), [[2.0, -3.0], [0.0, 0.0]])
     np.testing.assert_allclose(pool(x, valid, "max"), [[3.0, -2.0], [0.0, 0.0]])
+
+
+def test_statistics_are_mean_and_deviation_of_valid_tokens():
+    x = np.random.default_rng(3).normal(2, 3, (2, 7, 4)).astype(np.float32)
+    valid = np.arange(7) < np.array([[5], [1]])
+    pooled = pool(jnp.asarray(x), jnp.asarray(valid), "statistics")
+    np.testing.assert_allclose(pooled[0], [*x[0, :5].mean(0), *x[0, :5].std(0)], atol=2e-4)
+    np.testing.assert_allclose(pooled[1], [*x[1, 0], *np.zeros(4)], atol=1e-6)
+    slope = jax.grad(lambda x: pool(x, jnp.asarray(valid), "statistics").sum())(jnp.asarray(x))
+    assert np.isfinite(slope).all()  # of a single token, too, whose deviation is 0
+
+
+def test_all_layers_are_the_same_in_a_loop_over_blocks():
+    spec = dataclasses.replace(ENCODER, kernel_sizes=(5, 3, 3))
+    plain = Toy("statistics", "all", spec)
+    loop = Toy("statistics", "all", dataclasses.replace(spec, scan_blocks=True))
+    assert plain.params["params"]["head"]["kernel"].shape == (2 * 4 * 16, 5)  # tokens, 3 blocks
+    audio = np.random.default_rng(4).uniform(-0.5, 0.5, (2, 8000)).astype(np.float32)
+    lengths = np.array([8000, 3000])
+    np.testing.assert_allclose(plain.logits(audio, lengths), loop.logits(audio, lengths), atol=1e-5)
 
 
 def test_attention_weighs_valid_tokens_by_the_softmax_of_their_scores():
