@@ -289,7 +289,7 @@ def test_a_run_that_failed_before_its_first_save_does_not_claim_the_workdir(fini
     with pytest.raises(Interrupted):
         train.train_and_evaluate(config, tmp_path, watched(result.program, [], stop_before=2))
     other = config.copy_and_resolve_references()
-    other.optimizer.learning_rate = 0.5
+    other.seed = 5
     with pytest.raises(Interrupted):
         train.train_and_evaluate(other, tmp_path, watched(result.program, [], stop_before=2))
     saved = json.loads((tmp_path / "config.json").read_text())
@@ -444,9 +444,11 @@ def test_fine_tuning_starts_from_the_encoder_and_reports_the_control(finished, t
     encoder, steps = [], []
     built = program.build
 
-    def build(config, num_classes):
-        prepared = built(config, num_classes)
+    def build(config, num_classes, prepared=None):
         assert config.features.mean == (-4.0,) * 64  # the checkpoint's statistics
+        if prepared is not None:
+            return built(config, num_classes, prepared=prepared)
+        prepared = built(config, num_classes)
 
         def train_step(state, batch, key):
             if int(state.step) == 0:
