@@ -65,8 +65,8 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
         for part, source in ((known, train_source), (unknown, eval_source))
     ]
     record, held_out = (train.whole_set(part, config.classifier.multi_label) for part in found)
+    held_out["train_accuracy"] = record["accuracy"]
     log = progress.Log(config, workdir, 0, active=host == 0)
-    log.write(0, "train", record)
     log.write(0, "eval", held_out)
     log.close()
     if host == 0:

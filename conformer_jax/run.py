@@ -30,9 +30,10 @@ def _labelled(config, workdir):
     rows, _ = with_control(config, workdir)
     held_out = rows[0][1]
     chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
+    curves = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
     lines = [
         table([*rows, ("chance", chance)]),
-        f"Curves: {workdir}/curves.png",
+        f"{curves}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
     ]
     return "\n".join(line for line in lines if line)
