@@ -1,8 +1,10 @@
 """python -m conformer_jax.cross_validate --config=configs/finetune.py:esc50 [--workdir=DIR]
 
 K-fold cross-validation over the column `fold` of config.data.manifest: every fold is held out once
-and the others are trained on. The folds share one compiled program, a fold that is finished is not
-run again, and one that was interrupted goes on. Writes `<workdir>/folds.json`.
+and the others are trained on. The folds share one compiled program (with config.init_from '' each
+measures feature statistics of its own and compiles its own). Fine-tuning goes on where it was
+interrupted and does not repeat a finished fold; probes, which take seconds, begin anew. Writes
+`<workdir>/folds.json`.
 """
 
 import logging
@@ -42,7 +44,10 @@ def cross_validate(config, workdir) -> dict:
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
-    folds = sorted({row.fold for row in read_manifest(config.data.manifest) if row.fold})
+    rows = read_manifest(config.data.manifest)
+    folds = sorted({row.fold for row in rows if row.fold})
+    if without := sum(not row.fold for row in rows):
+        logging.warning("WARNING %d clips have no fold: they are left out", without)
     if len(folds) < 2:
         raise UserError(
             f"{config.data.manifest} has {len(folds)} fold(s), two are the least: fill its column "

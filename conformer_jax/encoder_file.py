@@ -106,7 +106,7 @@ def main(argv):
     try:
         encoder, meta = checkpoint.read_encoder(argv[0])
         save(argv[1], encoder, meta)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, safetensors.SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     size = pathlib.Path(argv[1]).stat().st_size

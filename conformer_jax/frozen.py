@@ -34,7 +34,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
       prepared: the Program of an earlier run, to share its compilations where it is the same.
 
     Returns:
-      the Result; its training record holds the accuracy on the training clips.
+      the Result; its training record is that of the linear probe on its training clips.
 
     Raises:
       UserError: anything that the user can mend.
@@ -60,15 +60,22 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     known = probe.embed(compiled, state, every_clip(train_source))
     unknown = probe.embed(compiled, state, every_clip(eval_source))
     score = probe.fit(config, known)
-    found = [
-        predictions.collect([{**part, "logits": score(part["embedding"])}], source, 0)
-        for part, source in ((known, train_source), (unknown, eval_source))
-    ]
-    record, held_out = (train.whole_set(part, config.classifier.multi_label) for part in found)
-    held_out["train_accuracy"] = record["accuracy"]
+
+    def figures(part, source):
+        scored = [{**part, "logits": score(part["embedding"])}]
+        found = predictions.collect(scored, source, 0)
+        return found, train.whole_set(found, config.classifier.multi_label)
+
+    found, held_out = figures(unknown, eval_source)
+    record = {}
+    if config.task == "linear_probe":  # a training clip is its own nearest neighbour
+        record = figures(known, train_source)[1]
+        held_out["train_accuracy"] = record["accuracy"]
+    if host == 0:  # of another task in the same folder
+        (workdir / "metrics.jsonl").unlink(missing_ok=True)
     log = progress.Log(config, workdir, 0, active=host == 0)
     log.write(0, "eval", held_out)
     log.close()
     if host == 0:
-        predictions.save(workdir / "predictions.npz", *found[1])
+        predictions.save(workdir / "predictions.npz", *found)
     return train.Result(record, held_out, config, compiled, len(train_source))

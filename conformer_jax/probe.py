@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from conformer_jax import losses, sharding
 from conformer_jax.errors import UserError
 
 _TOLERANCE = 1e-4  # of the gradient's norm: L-BFGS stops
+_ROWS = 1024  # clips whose neighbours are looked for at once
 
 
 def embed(compiled, state, batches) -> dict[str, np.ndarray]:
@@ -48,17 +50,18 @@ def fit(config, known):
     """The probe of config.task ('knn', else linear), fitted to `known` from `embed`.
 
     Returns:
-      a function: embeddings [m, E] -> scores [m, C] float32.
+      a function: embeddings [m, E] -> logits [m, C] float32.
     """
     if config.task == "knn":
         rows = known["valid"] > 0
-        return functools.partial(
+        votes = functools.partial(
             knn_scores,
             known["embedding"][rows],
             known["labels"][rows],
             neighbors=config.probe.neighbors,
             temperature=config.probe.temperature,
         )
+        return lambda x: _as_logits(votes(x), config.classifier.multi_label)
     kernel, bias = _fit_linear(config, known)
     return lambda x: x @ kernel + bias
 
@@ -92,17 +95,22 @@ def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int):
       UserError: an embedding is not finite.
     """
     x = np.asarray(x, np.float64)
-    if not np.isfinite(x).all():
-        raise UserError("embeddings hold NaN or infinity: the encoder has diverged")
-    mean, deviation = x.mean(0), x.std(0)
-    # A feature that hardly varies (of a dead unit) would be blown up to noise.
-    deviation = np.where(deviation > 1e-4 * max(deviation.max(), 1e-12), deviation, np.inf)
+    mean, deviation = _standardisation(x)
     standard = ((x - mean) / deviation).astype(np.float32)
     kernel, bias = jax.device_get(
         _minimise(standard, np.asarray(labels, np.float32), l2, multi_label, max_iterations)
     )
     kernel = kernel / deviation[:, None]
     return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
+
+
+def _standardisation(x):
+    """Mean and deviation [E] of embeddings [n, E]; infinite for one that hardly varies (of a dead
+    unit), which would be blown up to noise."""
+    if not np.isfinite(x).all():
+        raise UserError("embeddings hold NaN or infinity: the encoder has diverged")
+    mean, deviation = x.mean(0), x.std(0)
+    return mean, np.where(deviation > 1e-4 * max(deviation.max(), 1e-12), deviation, np.inf)
 
 
 @functools.partial(jax.jit, static_argnames=("multi_label", "max_iterations"))
@@ -148,20 +156,32 @@ def knn_scores(train, labels, x, *, neighbors: int, temperature: float) -> np.nd
     Returns:
       [m, C] float32, votes for the class as a share of all votes.
     """
-    mean, deviation = train.mean(0), train.std(0) + 1e-6
+    mean, deviation = _standardisation(train)
 
     def unit(vectors):
         vectors = (vectors - mean) / deviation
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    similarity = unit(x) @ unit(train).T
-    k = min(neighbors, len(train))
-    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    # Relative to the nearest: the shares stay, and exp cannot overflow.
-    close = np.take_along_axis(similarity, nearest, axis=1)
-    votes = np.exp((close - close.max(1, keepdims=True)) / temperature)
-    scores = np.einsum("mk,mkc->mc", votes, labels[nearest])
-    return (scores / votes.sum(1, keepdims=True)).astype(np.float32)
+    known, k = unit(train), min(neighbors, len(train))
+
+    def scores(rows):
+        similarity = unit(rows) @ known.T
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        # Relative to the nearest: the shares stay, and exp cannot overflow.
+        close = np.take_along_axis(similarity, nearest, axis=1)
+        votes = np.exp((close - close.max(1, keepdims=True)) / temperature)
+        of_class = np.einsum("mk,mkc->mc", votes, labels[nearest])
+        return (of_class / votes.sum(1, keepdims=True)).astype(np.float32)
+
+    # In parts: all similarities of two large sets would not fit into memory.
+    parts = range(0, len(x), _ROWS)
+    return np.concatenate([scores(x[i : i + _ROWS]) for i in parts])
+
+
+def _as_logits(votes, multi_label):
+    """What softmax, or sigmoid where there are several labels, turns into the votes again."""
+    votes = np.clip(votes, 1e-6, 1 - 1e-6)
+    return np.log(votes) - np.log1p(-votes) if multi_label else np.log(votes)
 
 
 def start_head(config, state, known):
@@ -171,6 +191,8 @@ def start_head(config, state, known):
       known: every training clip, from `embed`.
     """
     kernel, bias = _fit_linear(config, known)
+    if jax.process_count() > 1:  # not a bit may differ between them
+        kernel, bias = multihost_utils.broadcast_one_to_all((kernel, bias))
     head = jax.tree.map(
         # From the host: several processes cannot move arrays between their devices.
         lambda old, new: jax.device_put(new, old.sharding),

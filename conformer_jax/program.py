@@ -59,18 +59,21 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
     Raises:
       UserError: a field that does not fit.
     """
-    key = _key(config, num_classes)
-    if prepared is not None and prepared.key == key:
-        return prepared
     if config.task not in TASKS:
         raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
-    mesh = sharding.make_mesh(config.sharding, devices)
+    if config.task != "pretrain":
+        _check_probe(config)
+    key = _key(config, num_classes)
+    same = prepared is not None and prepared.key == key
+    mesh = prepared.mesh if same else sharding.make_mesh(config.sharding, devices)
     sharding.check_batch_size(
         mesh, config.data.batch_size, "config.data.batch_size", config.train.accumulate
     )
     sharding.check_batch_size(mesh, config.data.eval_batch_size, "config.data.eval_batch_size")
+    if same:
+        return prepared
     try:
-        depth = finetune.depth if config.task == "finetune" else None
+        depth = None if config.task == "pretrain" else finetune.depth
         transform, schedule = optimizer.make_optimizer(
             config.optimizer, config.train.num_steps, depth
         )
@@ -108,6 +111,29 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
         batch_sharding=batch,
         key=key,
     )
+
+
+def _check_probe(config):
+    """Raises UserError where config.classifier and config.probe do not fit the task."""
+    if config.classifier.init not in ("random", "probe"):
+        raise UserError(
+            f"config.classifier.init = {config.classifier.init!r}: choose 'random' or 'probe'"
+        )
+    probes = config.task != "finetune" or config.classifier.init == "probe"
+    if probes and config.classifier.pooling == "linear_softmax":
+        raise UserError(
+            "config.classifier.pooling = 'linear_softmax' pools probabilities, and a probe needs "
+            "vectors: choose another pooling"
+        )
+    options = config.probe
+    for field, fits in (
+        ("neighbors", options.neighbors >= 1),
+        ("temperature", options.temperature > 0),
+        ("l2", options.l2 >= 0),
+        ("max_iterations", options.max_iterations >= 1),
+    ):
+        if not fits:
+            raise UserError(f"config.probe.{field} = {options[field]} is too small")
 
 
 def _key(config, num_classes):

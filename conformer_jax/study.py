@@ -41,14 +41,16 @@ def study(config, workdir) -> list[dict]:
 
     workdir, records, compiled = pathlib.Path(workdir), [], None
     workdir.mkdir(parents=True, exist_ok=True)
+    before = _records_before(workdir)
     for name, changes in config.arms:
+        _check(name, changes)
         changes = dict(changes)
         scratch = changes.pop("scratch", False)
         for seed in config.seeds:
             logging.info("arm '%s', seed %d", name, seed)
             one = _changed(config.finetune, changes, "finetune.", name)
             one.seed = int(seed)
-            origin = _pretrained(config, changes, one, workdir)
+            origin = _pretrained(config, changes, one, workdir, name)
             run = workdir / _key(name) / f"seed_{seed}"
             evaluate = train.train_and_evaluate if one.task == "finetune" else frozen.evaluate
             if scratch:
@@ -67,8 +69,31 @@ def study(config, workdir) -> list[dict]:
                     **{figure: result.held_out[figure] for figure in _FIGURES},
                 }
             )
-            distributed.on_first(lambda: _write(config, workdir, records))
+            done = {(record["arm"], record["seed"]) for record in records}
+            left = [r for r in before if (r["arm"], r["seed"]) not in done]
+            distributed.on_first(lambda: _write(config, workdir, records + left))  # noqa: B023
     return records
+
+
+def _check(arm, changes):
+    """Raises UserError for a change that no run would see."""
+    for name, _ in changes:
+        section, _, field = name.partition(".")
+        known = section in ("pretrain", "finetune") and field not in ("", "seed", "init_from")
+        if not known and name not in ("scratch", "with_training_folds"):
+            raise UserError(
+                f"config.arms, '{arm}': {name!r} is not 'pretrain.<field>', 'finetune.<field>', "
+                f"'scratch' or 'with_training_folds' (seeds are config.seeds, the encoder is that "
+                f"of config.finetune.init_from)"
+            )
+
+
+def _records_before(workdir):
+    """Of an earlier run of the study; they stay until its arms are run again."""
+    try:
+        return json.loads((workdir / "study.json").read_text())["records"]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _changed(config, changes, prefix, arm):
@@ -88,7 +113,7 @@ def _changed(config, changes, prefix, arm):
     return copy
 
 
-def _pretrained(config, changes, finetune, workdir):
+def _pretrained(config, changes, finetune, workdir, arm):
     """The workdir of the arm's pre-training, which is run where it is not finished."""
     from conformer_jax import distributed, train
 
@@ -96,35 +121,40 @@ def _pretrained(config, changes, finetune, workdir):
     with_folds = changes.get("with_training_folds", False)
     if not fields and not with_folds and config.finetune.init_from:
         return pathlib.Path(config.finetune.init_from)
-    one = _changed(config.pretrain, changes, "pretrain.", "pre-training")
-    run = workdir / ("pretrain_" + _key(json.dumps([fields, with_folds], sort_keys=True)))
+    one = _changed(config.pretrain, changes, "pretrain.", arm)
+    if finetune.data.manifest and not one.data.manifest:
+        raise UserError(
+            "config.pretrain.data.manifest is not set, and the synthetic corpus would teach little "
+            "of config.finetune.data.manifest: set it, or give --config.finetune.init_from"
+        )
+    paths = _joined_paths(one, finetune) if with_folds else []
+    run = workdir / ("pretrain_" + _key(json.dumps([fields, paths], sort_keys=True)))
     if with_folds:
-        one.data.manifest = distributed.on_first(lambda: _joined_manifest(one, finetune, run))
+        one.data.manifest = distributed.on_first(lambda: _write_manifest(paths, run))
     logging.info("pre-training in %s", run)
     train.train_and_evaluate(one, run)
     return run
 
 
-def _joined_manifest(pretrain, finetune, run):
-    """A manifest of the unlabelled corpus and the clips that fine-tuning trains on."""
-    if not (pretrain.data.manifest and finetune.data.manifest):
-        raise UserError(
-            "this arm needs two manifests: --config.pretrain.data.manifest and "
-            "--config.finetune.data.manifest"
-        )
+def _joined_paths(pretrain, finetune):
+    """The unlabelled corpus and the clips that fine-tuning trains on; none that it holds out."""
     data = finetune.data
-    labelled, _ = split_rows(
-        read_manifest(data.manifest),
-        data.manifest,
-        data.train_folds,
-        data.eval_folds,
-        data.eval_share,
+    if not data.manifest:
+        raise UserError("this arm needs --config.finetune.data.manifest, too")
+    labelled = [row for row in read_manifest(data.manifest) if row.labels]
+    kept, held_out = split_rows(
+        labelled, data.manifest, data.train_folds, data.eval_folds, data.eval_share
     )
+    unheard = {row.path for row in held_out}
+    paths = [row.path for row in read_manifest(pretrain.data.manifest) + kept]
+    return [path for path in dict.fromkeys(paths) if path not in unheard]
+
+
+def _write_manifest(paths, run):
     run.mkdir(parents=True, exist_ok=True)
     path = run / "corpus.csv"
-    paths = [row.path for row in read_manifest(pretrain.data.manifest) + labelled]
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("path",), *((p,) for p in dict.fromkeys(paths))])
+        csv.writer(file).writerows([("path",), *((p,) for p in paths)])
     return str(path)
 
 

@@ -153,7 +153,8 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     preempted = (restored or {}).get("preempted")
     finished = "best_step" in (restored or {})  # perhaps before num_steps
     fresh = preempted is not None  # whether the step has not been evaluated and saved
-    log = progress.Log(config, workdir, start_step, keep_eval=not fresh, active=host == 0)
+    keep_eval = restored is not None and not fresh  # without a checkpoint it is another task's
+    log = progress.Log(config, workdir, start_step, keep_eval=keep_eval, active=host == 0)
     watch = preemption.Watch()
     try:
         if host == 0:

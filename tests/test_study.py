@@ -82,10 +82,58 @@ def test_pre_training_may_hear_the_training_folds_but_not_the_test_fold(runs, tm
         manifest=str(tmp_path / "labelled" / "m.csv"), eval_folds=("1",), train_folds=("2", "3")
     )
     study.study(config, tmp_path / "out")
-    joined = next(c.data.manifest for c, _ in runs.pretrained if c.data.manifest.endswith("s.csv"))
-    with open(joined, newline="") as file:
-        names = [row["path"].rpartition("/")[2] for row in csv.DictReader(file)]
-    assert names == ["x.wav", "y.wav", "b.wav", "c.wav"]
+    joined = [c.data.manifest for c, _ in runs.pretrained if c.data.manifest.endswith("s.csv")]
+    assert names_in(joined[0]) == ["x.wav", "y.wav", "b.wav", "c.wav"]
+    # With other folds it is another pre-training; and what is held out may not come in elsewhere.
+    config.finetune.data.update(eval_folds=("2",), train_folds=("1", "3"))
+    config.pretrain.data.manifest = config.finetune.data.manifest
+    runs.pretrained.clear()
+    study.study(config, tmp_path / "out")
+    other = [c.data.manifest for c, _ in runs.pretrained if c.data.manifest.endswith("corpus.csv")]
+    assert names_in(other[0]) == ["a.wav", "c.wav"]
+    assert other[0] != joined[0]
+
+
+def names_in(manifest):
+    with open(manifest, newline="") as file:
+        return [row["path"].rpartition("/")[2] for row in csv.DictReader(file)]
+
+
+def test_pre_training_on_the_synthetic_corpus_by_mistake_is_refused(runs, tmp_path):
+    config = study_config.get_config("target")
+    config.finetune.data.manifest = "mine.csv"
+    with pytest.raises(UserError, match=r"config\.pretrain\.data\.manifest is not set"):
+        study.study(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", ["finetun.seed", "scrach", "finetune.seed", "pretrain.init_from"]
+)
+def test_a_change_that_no_run_would_see_is_refused(change, runs, tmp_path):
+    config = study_config.get_config("target")
+    config.arms = (("odd", ((change, 1),)),)
+    with pytest.raises(UserError, match=f"odd.*{change}"):
+        study.study(config, tmp_path)
+
+
+def test_a_study_begun_again_keeps_what_is_not_run_yet(runs, tmp_path, monkeypatch):
+    config = study_config.get_config("target")
+    config.finetune.task = "knn"
+    whole = study.study(config, tmp_path)
+
+    def dies_later(config, workdir, prepared):
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        return runs.probe(config, workdir, prepared)
+
+    monkeypatch.setattr(frozen, "evaluate", dies_later)
+    config.seeds = (2, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        study.study(config, tmp_path)
+    kept = json.loads((tmp_path / "study.json").read_text())["records"]
+    key = lambda record: (record["arm"], record["seed"])
+    assert sorted(map(key, kept)) == sorted(map(key, whole))
+    assert key(kept[0]) == ("linear", 2)
 
 
 def test_frozen_arms_probe(runs, tmp_path):
@@ -104,6 +152,6 @@ def test_an_unknown_field_of_an_arm_is_named(runs, tmp_path):
 @pytest.mark.parametrize("variant", study_config.VARIANTS)
 def test_the_shipped_arms_name_fields_that_exist(variant, runs, tmp_path, monkeypatch):
     config = study_config.get_config(variant)
-    monkeypatch.setattr(study, "_joined_manifest", lambda *_: "joined.csv")
+    monkeypatch.setattr(study, "_joined_paths", lambda *_: ["a.wav"])
     config.seeds = (0,)
     assert len(study.study(config, tmp_path)) == len(config.arms)
