@@ -3,20 +3,25 @@
 import ctypes
 import platform
 
+import jax
+
 # Parameters of glibc's mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next step instead of giving it back to the system.
 
-    XLA allocates a CPU step's working space (hundreds of MB) anew at every call; fetching it from
-    the system page by page took a quarter of the `tiny` step (docs/results.md). Does nothing
-    elsewhere than on Linux with glibc.
+    XLA allocates a CPU step's working space (hundreds of MB to gigabytes) anew at every call;
+    fetching it from the system page by page took up to a third of a step (docs/performance.md).
+    To be called before JAX looks for devices. Does nothing elsewhere than on Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(_ARENA_MAX, 1)
+    # Only the main thread's arena has no limit of size, so steps run there and not in a thread of
+    # their own. In an arena that threads share, what they allocate meanwhile would come to lie
+    # behind the working space, which glibc then cannot use again: the process would grow.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    libc.mallopt(_MMAP_MAX, 0)  # a mapping of its own goes back when freed, whatever its size
+    libc.mallopt(_TRIM_THRESHOLD, -1)

@@ -24,6 +24,9 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transform and its schedule.
 
+    `update` takes `finite`, a bool scalar: where it is False, nothing in the state moves, and what
+    the updates hold is not to be applied.
+
     Args:
       config: config.optimizer.
       num_steps: length of the run, config.train.num_steps.
@@ -35,21 +38,64 @@ def make_optimizer(
     """
     _check(config, depth)
     schedule = make_schedule(config, num_steps)
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts = [_clip(config.clip_norm)] if config.clip_norm else []
     parts += [
-        optax.adamw(
-            schedule,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
-            mask=_is_matrix,
-        )
+        _adam(config.b1, config.b2, config.eps),
+        # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
+        optax.add_decayed_weights(config.weight_decay, _is_matrix),
+        _still(optax.scale_by_learning_rate(schedule)),
     ]
     if _depth_counts(config):
-        parts.append(_by_depth(config, round(config.freeze_encoder_share * num_steps), depth))
+        frozen_steps = round(config.freeze_encoder_share * num_steps)
+        parts.append(_still(_by_depth(config, frozen_steps, depth)))
     return optax.chain(*parts), schedule
+
+
+def _clip(max_norm):
+    """optax.clip_by_global_norm as one factor, which XLA multiplies in where gradients are read."""
+
+    def update(updates, state, params=None):
+        del params
+        factor = max_norm / jnp.maximum(optax.tree.norm(updates), max_norm)
+        return jax.tree.map(lambda u: u * factor, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _adam(b1, b2, eps):
+    """optax.scale_by_adam that leaves its moments alone unless the step is `finite`.
+
+    Chosen after the step instead, old and new moments would exist side by side: half as much time
+    again, and memory for two more copies of the parameters (docs/performance.md).
+    """
+
+    def update(updates, state, params=None, *, finite=True):
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        mu, nu = _choose(finite, (mu, nu), (state.mu, state.nu))
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        nu_hat = optax.tree.bias_correction(nu, b2, count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        count = jnp.where(finite, count, state.count)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)
+
+
+def _still(transform):
+    """`transform` with a state that a step which is not `finite` leaves as it is."""
+
+    def update(updates, state, params=None, *, finite=True):
+        updates, new = transform.update(updates, state, params)
+        return updates, _choose(finite, new, state)
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)
+
+
+def _choose(finite, new, old):
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def _by_depth(config, frozen_steps, depth):

@@ -53,7 +53,9 @@ class TrainState(flax.struct.PyTreeNode):
         """
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = self.optimizer.update(grads, self.opt_state, self.params)
+        updates, opt_state = self.optimizer.update(
+            grads, self.opt_state, self.params, finite=finite
+        )
         params = optax.apply_updates(self.params, updates)
 
         def keep(new, old):
@@ -66,7 +68,7 @@ class TrainState(flax.struct.PyTreeNode):
         state = self.replace(
             step=self.step + 1,
             params=params,
-            opt_state=keep(opt_state, self.opt_state),
+            opt_state=opt_state,
             ema=ema,
             skipped=jnp.where(finite, 0, self.skipped + 1),
         )
@@ -95,21 +97,27 @@ def gradients(loss_fn, params, batch, *, passes: int):
       the mean loss; pairs, of the whole batch; the gradient of the mean loss.
     """
 
+    def mean_loss(params, batch):
+        total, pairs = loss_fn(params, batch)
+        return total / jnp.maximum(pairs["loss"][1], 1.0), pairs
+
+    if passes == 1:
+        # The mean is what is differentiated: dividing the gradients would read them once more.
+        (loss, pairs), grads = jax.value_and_grad(mean_loss, has_aux=True)(params, batch)
+        return loss, pairs, grads
+
     def one(batch):
         return jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
 
-    if passes == 1:
-        (_, pairs), grads = one(batch)
-    else:
-        # Every passes-th clip to the same pass: no clip leaves its device.
-        parts = jax.tree.map(lambda x: x.reshape(-1, passes, *x.shape[1:]).swapaxes(0, 1), batch)
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # Every passes-th clip to the same pass: no clip leaves its device.
+    parts = jax.tree.map(lambda x: x.reshape(-1, passes, *x.shape[1:]).swapaxes(0, 1), batch)
+    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def add(total, part):
-            return jax.tree.map(jnp.add, total, one(part)), None
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, one(part)), None
 
-        ((_, pairs), grads), _ = jax.lax.scan(add, zeros, parts)
+    ((_, pairs), grads), _ = jax.lax.scan(add, zeros, parts)
     with jax.named_scope("optimizer"):
         total, count = pairs["loss"]
         count = jnp.maximum(count, 1.0)

@@ -16,7 +16,6 @@ from conformer_jax.models.conformer import (
     ConformerBlock,
     Encoder,
     EncoderSpec,
-    depthwise_conv,
 )
 from conformer_jax.models.features import FeatureSpec
 from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
@@ -213,18 +212,6 @@ def test_parameter_totals_of_the_paper_sizes(variant, total):
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total
     assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {"float32"}
-
-
-def test_depthwise_conv_equals_a_sum_of_numpy_correlations():
-    rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((2, 9, 3)), rng.standard_normal((5, 3))
-    expected = np.stack(
-        [
-            [np.correlate(np.pad(x[b, :, d], 2), kernel[:, d], "valid") for d in range(3)]
-            for b in range(2)
-        ]
-    ).transpose(0, 2, 1)
-    np.testing.assert_allclose(depthwise_conv(x, kernel), expected, atol=1e-5)
 
 
 class Toy:

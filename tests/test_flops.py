@@ -96,7 +96,7 @@ def traced_step(config, num_classes=0):
         "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return product_flops(jax.make_jaxpr(built.train_step)(built.abstract_state, batch, key).jaxpr)
+    return product_flops(built.train_step.trace(built.abstract_state, batch, key).jaxpr.jaxpr)
 
 
 def not_in_the_formula(config):

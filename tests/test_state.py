@@ -6,14 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from conformer_jax import state
+from configs import base
+from conformer_jax import optimizer, state
 
 PARAMS = {"kernel": jnp.asarray([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.asarray([0.1, 0.2])}
 GRADS = {"kernel": jnp.asarray([[0.5, 1.0], [-1.0, 2.0]]), "bias": jnp.asarray([1.0, -1.0])}
 
 
+TRANSFORM, _ = optimizer.make_optimizer(base.get_config().optimizer, 10)
+
+
 def make(ema_decay=0.0):
-    return state.create(PARAMS, None, optax.adam(0.1), None, ema_decay=ema_decay)
+    return state.create(PARAMS, None, TRANSFORM, None, ema_decay=ema_decay)
 
 
 def same(a, b):
@@ -23,7 +27,7 @@ def same(a, b):
 def test_a_step_is_one_of_the_optimizer():
     start = make()
     after, norm, finite = start.apply_gradients(GRADS, jnp.asarray(1.0))
-    updates, opt_state = optax.adam(0.1).update(GRADS, start.opt_state, PARAMS)
+    updates, opt_state = TRANSFORM.update(GRADS, start.opt_state, PARAMS)
     same(after.params, optax.apply_updates(PARAMS, updates))
     same(after.opt_state, opt_state)
     assert (int(after.step), int(after.skipped)) == (1, 0)

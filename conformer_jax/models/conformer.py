@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from conformer_jax.models.dropout import dropout, fold, seeds_of
+from conformer_jax.models.operations import attend, depthwise_conv
 
 _EPS = 1e-5  # of every norm, PyTorch's default
 
@@ -135,14 +136,9 @@ class SelfAttention(nn.Module):
         x = _layer_norm("norm")(x).astype(dtype)
         # One product for all three: [B, T, 3, H, D / H].
         qkv = nn.DenseGeneral((3, spec.num_heads, head_dim), dtype=dtype, name="qkv")(x)
-        query, key, value = (qkv[:, :, i] for i in range(3))
-        logits = jnp.einsum(
-            "bqhd,bkhd->bhqk", query * head_dim**-0.5, key, preferred_element_type=jnp.float32
-        )
-        logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits).astype(dtype)
-        weights = dropout(weights, fold(seeds, 0), spec.dropout)
-        x = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        query, key, value = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))
+        query = query * head_dim**-0.5
+        x = attend(query, key, value, valid, fold(seeds, 0), spec.dropout).swapaxes(1, 2)
         x = nn.DenseGeneral(spec.width, axis=(-2, -1), dtype=dtype, name="out")(x)
         return dropout(x, fold(seeds, 1), spec.dropout)
 
@@ -270,18 +266,6 @@ class MaskedGroupNorm(nn.Module):
         mean = (x * real).sum((1, 2), keepdims=True) / size
         variance = (jnp.square(x - mean) * real).sum((1, 2), keepdims=True) / size
         return (x - mean) * jax.lax.rsqrt(variance + _EPS) * scale + bias
-
-
-@jax.named_scope("depthwise")
-def depthwise_conv(x, kernel):
-    """Each channel with its own kernel, 'same' length: x [B, T, D], kernel [k, D] -> [B, T, D].
-
-    A sum of shifted copies: XLA fuses it into one pass, where its grouped convolution is several
-    times slower on CPU.
-    """
-    size, num_tokens = kernel.shape[0], x.shape[1]
-    padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (0, 0)))
-    return sum(padded[:, i : i + num_tokens] * kernel[i] for i in range(size))
 
 
 def _layer_norm(name: str | None = None):

@@ -1,0 +1,68 @@
+"""Operations with a written-out gradient: values against numpy, gradients against JAX's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformer_jax.models.dropout import dropout, seeds_of
+from conformer_jax.models.operations import attend, depthwise_conv
+
+
+def test_depthwise_conv_equals_a_sum_of_numpy_correlations():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 9, 3)), rng.standard_normal((5, 3))
+    expected = np.stack(
+        [
+            [np.correlate(np.pad(x[b, :, d], 2), kernel[:, d], "valid") for d in range(3)]
+            for b in range(2)
+        ]
+    ).transpose(0, 2, 1)
+    np.testing.assert_allclose(depthwise_conv(x, kernel), expected, atol=1e-5)
+
+
+def test_gradient_of_depthwise_conv_is_the_derived_one():
+    x, kernel, weights = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(2, 9, 3), (5, 3), (2, 9, 3)])
+    )
+
+    def plain(x, kernel):
+        padded = jnp.pad(x, ((0, 0), (2, 2), (0, 0)))
+        return sum(padded[:, i : i + 9] * kernel[i] for i in range(5))
+
+    def gradients(function):
+        loss = jax.jit(jax.grad(lambda x, k: (function(x, k) * weights).sum(), argnums=(0, 1)))
+        return loss(x, kernel)
+
+    for ours, expected in zip(gradients(depthwise_conv), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_attention_and_its_gradient_are_those_of_the_formula(rate):
+    """One clip is padded, one has no valid token at all."""
+    query, key, value, weights = jax.random.normal(jax.random.key(0), (4, 3, 2, 7, 4))
+    valid = jnp.arange(7) < jnp.array([7, 4, 0])[:, None]
+    seeds = seeds_of(jax.random.split(jax.random.key(1), 3)) if rate else None
+
+    def plain(query, key, value):
+        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
+        logits = jnp.where(valid[:, None, None], logits, jnp.finfo(jnp.float32).min)
+        return jnp.einsum("bhqk,bhkd->bhqd", dropout(jax.nn.softmax(logits), seeds, rate), value)
+
+    def ours(query, key, value):
+        return attend(query, key, value, valid, seeds, rate)
+
+    def everything(function):
+        def loss(*inputs):
+            out = function(*inputs)
+            return (out * weights).sum(), out
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        everything(ours),
+        everything(plain),
+    )
