@@ -13,11 +13,16 @@ PARAMS = {"kernel": jnp.asarray([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.asarray(
 GRADS = {"kernel": jnp.asarray([[0.5, 1.0], [-1.0, 2.0]]), "bias": jnp.asarray([1.0, -1.0])}
 
 
-TRANSFORM, _ = optimizer.make_optimizer(base.get_config().optimizer, 10)
+SETTINGS = base.get_config().optimizer
+SETTINGS.learning_rate = 0.1
+TRANSFORM, _ = optimizer.make_optimizer(SETTINGS, 10)
 
 
 def make(ema_decay=0.0):
-    return state.create(PARAMS, None, TRANSFORM, None, ema_decay=ema_decay)
+    start = state.create(PARAMS, None, TRANSFORM, None, ema_decay=ema_decay)
+    # Past the schedule's first step, whose learning rate is 0.
+    _, opt_state = TRANSFORM.update(GRADS, start.opt_state, PARAMS)
+    return start.replace(opt_state=opt_state)
 
 
 def same(a, b):
@@ -29,6 +34,7 @@ def test_a_step_is_one_of_the_optimizer():
     after, norm, finite = start.apply_gradients(GRADS, jnp.asarray(1.0))
     updates, opt_state = TRANSFORM.update(GRADS, start.opt_state, PARAMS)
     same(after.params, optax.apply_updates(PARAMS, updates))
+    assert (after.params["bias"] != PARAMS["bias"]).all()
     same(after.opt_state, opt_state)
     assert (int(after.step), int(after.skipped)) == (1, 0)
     assert after.step.dtype == after.skipped.dtype == jnp.int32

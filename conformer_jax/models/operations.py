@@ -27,11 +27,11 @@ def _attend_forward(query, key, value, valid, seeds, rate):
     logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(value.dtype)
     out = jnp.einsum("bhqk,bhkd->bhqd", dropout(weights, seeds, rate), value)
-    return out, (query, key, value, weights, out, seeds)
+    return out, (query, key, value, valid, weights, out, seeds)
 
 
 def _attend_backward(rate, saved, gradient):
-    query, key, value, weights, out, seeds = saved
+    query, key, value, valid, weights, out, seeds = saved
     total = (gradient * out).sum(-1, keepdims=True, dtype=jnp.float32)
     # Dropout scales the gradient here and not the weights as in the forward pass: of the same
     # form, XLA would see that it knows the result and keep it.
@@ -41,7 +41,9 @@ def _attend_backward(rate, saved, gradient):
         kept, gradient = jnp.where(keep, weights, 0), gradient / (1.0 - rate)
     of_value = jnp.einsum("bhqk,bhqd->bhkd", kept, gradient)
     of_logits = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
-    of_logits = (kept * of_logits - weights * total).astype(query.dtype)
+    of_logits = kept * of_logits - weights * total
+    # Without a valid token all weights are equal, and no logit has a say in them.
+    of_logits = jnp.where(valid[:, None, None, :], of_logits, 0).astype(query.dtype)
     of_query = jnp.einsum("bhqk,bhkd->bhqd", of_logits, key)
     of_key = jnp.einsum("bhqk,bhqd->bhkd", of_logits, query)
     return of_query, of_key, of_value, None, None
