@@ -39,11 +39,14 @@ def make_optimizer(
     _check(config, depth)
     schedule = make_schedule(config, num_steps)
     parts = [_clip(config.clip_norm)] if config.clip_norm else []
+    # AdamW, with a state of the form of optax.adamw's: checkpoints of either resume.
     parts += [
-        _adam(config.b1, config.b2, config.eps),
-        # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
-        optax.add_decayed_weights(config.weight_decay, _is_matrix),
-        _still(optax.scale_by_learning_rate(schedule)),
+        optax.chain(
+            _adam(config.b1, config.b2, config.eps),
+            # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
+            optax.add_decayed_weights(config.weight_decay, _is_matrix),
+            _still(optax.scale_by_learning_rate(schedule)),
+        )
     ]
     if _depth_counts(config):
         frozen_steps = round(config.freeze_encoder_share * num_steps)

@@ -178,3 +178,12 @@ def test_a_field_out_of_range_is_named(field, value):
 def test_pretraining_has_no_layers_to_tell_apart():
     with pytest.raises(ValueError, match=r"config\.optimizer: layer_decay: for fine-tuning only"):
         optimizer.make_optimizer(settings(layer_decay=0.9), 10)
+
+
+def test_the_state_has_the_form_of_optax_so_that_older_checkpoints_resume():
+    config = settings(clip_norm=1.0)
+    transform, schedule = optimizer.make_optimizer(config, 10)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    decayed = {"kernel": True, "bias": False}
+    of_optax = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, mask=decayed))
+    assert jax.tree.structure(transform.init(params)) == jax.tree.structure(of_optax.init(params))
