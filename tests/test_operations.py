@@ -9,6 +9,17 @@ from conformer_jax.models.dropout import dropout, seeds_of
 from conformer_jax.models.operations import attend, depthwise_conv
 
 
+@pytest.fixture(params=["cpu", "tpu", "default"])
+def as_on(request, monkeypatch):
+    """The branch that another platform takes, run here."""
+
+    def choose(*args, **branches):
+        return branches.get(request.param, branches["default"])(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+
+
+@pytest.mark.usefixtures("as_on")
 def test_depthwise_conv_equals_a_sum_of_numpy_correlations():
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((2, 9, 3)), rng.standard_normal((5, 3))
@@ -21,6 +32,7 @@ def test_depthwise_conv_equals_a_sum_of_numpy_correlations():
     np.testing.assert_allclose(depthwise_conv(x, kernel), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("as_on")
 def test_gradient_of_depthwise_conv_is_the_derived_one():
     x, kernel, weights = (
         jax.random.normal(jax.random.key(i), shape)
