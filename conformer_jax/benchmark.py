@@ -1,10 +1,13 @@
 """python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny [--steps=20]
     [--profile=DIR] [--output=FILE.json]
+python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --vary=data.clip_s=1,5,10
 
 How fast a config trains, evaluates, infers and reads its audio on this machine, and with --profile
-where the step's time goes. docs/performance.md says how each figure is measured.
+where the step's time goes. With --vary only the training step, once for each value of one field.
+docs/performance.md says how each figure is measured.
 """
 
+import ast
 import json
 import pathlib
 
@@ -55,6 +58,42 @@ def describe(result: dict) -> str:
     return "\n".join(lines)
 
 
+def describe_vary(result: dict) -> str:
+    """The figures of `measure.vary` as a table."""
+    head = [result["field"], "step", "clips/s", "hours an hour", "matrix products", "working space"]
+    rows = [head] + [
+        [
+            str(row["value"]),
+            _time(row["step"]["median_s"]),
+            f"{row['step']['clips_per_s']:.3g}",
+            f"{row['step']['audio_hours_per_hour']:.3g}",
+            f"{_work(row['step']['model_flops_per_s'])}/s",
+            _size(row["memory"].get("step_temp_bytes")),
+        ]
+        for row in result["rows"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def field_and_values(text: str) -> tuple[str, list]:
+    """What --vary says: 'data.clip_s=1,5' -> ('data.clip_s', [1, 5]); UserError if it does not."""
+    field, _, values = text.removeprefix("config.").partition("=")
+    if not field or not values:
+        raise UserError(f"--vary={text}: give a field and its values, such as data.clip_s=1,5,10")
+    return field, [_literal(value) for value in values.split(",")]
+
+
+def _literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
 def _time(seconds):
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
@@ -81,11 +120,19 @@ def main(argv):
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     if output and not output.parent.is_dir():
         overrides.fail(f"--output={output}: there is no folder {output.parent}")
+    if VARY.value and PROFILE.value:
+        overrides.fail("--vary and --profile do not go together: profile one config at a time")
     try:
         distributed.initialize()
-        result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
+        if VARY.value:
+            field, values = field_and_values(VARY.value)
+            result = measure.vary(CONFIG.value, field, values, steps=STEPS.value)
+            text = describe_vary(result)
+        else:
+            result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
+            text = describe(result)
         if jax.process_index() == 0:
-            print(describe(result))
+            print(text)
             if output:
                 output.write_text(json.dumps(result, indent=1) + "\n")
     except (UserError, OSError) as error:
@@ -100,5 +147,6 @@ if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     STEPS = flags.DEFINE_integer("steps", 20, "Timed steps, of each kind.", lower_bound=1)
     PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; prints its breakdown.")
+    VARY = flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE,...: times the step with each.")
     OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

@@ -17,6 +17,7 @@ import numpy as np
 from conformer_jax import flops, profiling, program, sharding, trace, train
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
+from conformer_jax.errors import UserError
 
 _IMPORTED = time.perf_counter()
 _WARM_UP = 2  # calls before the timed ones, the compilation apart
@@ -37,47 +38,111 @@ def measure(config, *, steps: int = 20, profile: str | None = None) -> dict:
     Raises:
       UserError: anything that the user can mend.
     """
-    config = program.without_statistics(config)
-    config.init_from = ""
-    with tempfile.TemporaryDirectory() as nowhere:
-        report = BadAudioReport(None, config.data.max_bad_share)
-        source, held_out, names = train.prepare_data(config, nowhere, report)
-    built = program.build(config, len(names))
-    loader = host_loader.pick(config.data.loader)
-    host = jax.process_index(), jax.process_count()
-    init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
-    state = built.init(init_key)
-    batch = sharding.put_batch(
-        _first(loader.train_batches(source, config, 0, report, *host)), built.batch_sharding
-    )
-    compiled, start = _compile(built.train_step, state, batch, root_key)
-
-    def step(batch):
-        nonlocal state  # its buffers are donated
-        state, pairs = compiled(state, batch, root_key)
-        jax.block_until_ready((state, pairs))
-
-    step(batch)
+    bench = _Bench(config)
+    start, step = bench.start, bench.step
+    step()
     start["process_to_first_step_s"] = _age()
-    timed = _distribution(_times(lambda: step(batch), steps))
+    config, num_classes = bench.config, bench.num_classes
+    timed = _distribution(_times(step, steps))
     result = {
-        "config": _about_config(config, state),
+        "config": _about_config(config, bench.state),
         "machine": _about_machine(),
         "start": start,
-        "step": timed | _speed(config, timed["median_s"], len(names)),
-        "memory": _memory(compiled),
+        "step": timed | _speed(config, timed["median_s"], num_classes),
+        "memory": _memory(bench.compiled),
     }
-    batches = loader.train_batches(source, config, 1, report, *host)
+    batches = bench.train_batches(start_step=1)
     try:
-        result["input"] = _input_alone(config, loader, batches, steps)
-        result["loop"] = _loop(config, batches, built.batch_sharding, step, steps)
+        result["input"] = _input_alone(config, bench.loader, batches, steps)
+        result["loop"] = _loop(config, batches, bench.built.batch_sharding, step, steps)
     finally:
         batches.close()
-    clips = _first(loader.eval_batches(held_out, config, report, *host))
-    result["evaluation"] = _evaluation(config, clips, built, state, eval_key, steps)
-    result["inference"] = _inference(config, clips, state, steps)
-    result["profile"] = _profile(profile, compiled, lambda: step(batch)) if profile else None
+    clips = bench.held_out_batch()
+    result["evaluation"] = _evaluation(config, clips, bench, steps)
+    result["inference"] = _inference(config, clips, bench.state, steps)
+    result["profile"] = _profile(profile, bench.compiled, step) if profile else None
     return result
+
+
+def vary(config, field: str, values, *, steps: int = 20) -> dict:
+    """Times the training step once for each value of a field of the config.
+
+    Args:
+      config: as in `measure`.
+      field: dotted name, such as 'data.clip_s'.
+      values: what it is set to, one after the other.
+      steps: timed ones for each value, at least 1.
+
+    Returns:
+      field, machine, and rows of value, the step's figures and memory, as in `measure`.
+
+    Raises:
+      UserError: no such field, a value that it does not take, or any of those of `measure`.
+    """
+    rows = []
+    for value in values:
+        bench = _Bench(_changed(config, field, value))
+        timed = _distribution(_times(bench.step, steps))
+        rows.append(
+            {
+                "value": value,
+                "config": _about_config(bench.config, bench.state),
+                "step": timed | _speed(bench.config, timed["median_s"], bench.num_classes),
+                "memory": _memory(bench.compiled),
+            }
+        )
+        del bench  # before the next one takes its memory
+    return {"field": field, "machine": _about_machine(), "rows": rows}
+
+
+def _changed(config, field, value):
+    config = config.copy_and_resolve_references().lock()
+    try:
+        config.update_from_flattened_dict({field: value})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config.{field} cannot be {value!r}: {error}") from error
+    return config
+
+
+class _Bench:
+    """A config's program compiled, its data opened, one batch on the device."""
+
+    def __init__(self, config):
+        self.config = config = program.without_statistics(config)
+        config.init_from = ""
+        self._report = BadAudioReport(None, config.data.max_bad_share)
+        with tempfile.TemporaryDirectory() as nowhere:
+            self._source, self._held_out, names = train.prepare_data(config, nowhere, self._report)
+        self.num_classes = len(names)
+        self.built = program.build(config, self.num_classes)
+        self.loader = host_loader.pick(config.data.loader)
+        self._host = jax.process_index(), jax.process_count()
+        init_key, self._root_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
+        self.state = self.built.init(init_key)
+        self._batch = sharding.put_batch(
+            _first(self.train_batches(start_step=0)), self.built.batch_sharding
+        )
+        self.compiled, self.start = _compile(
+            self.built.train_step, self.state, self._batch, self._root_key
+        )
+
+    def step(self, batch=None):
+        """One training step, on the first batch where none is given; waits for its result."""
+        batch = self._batch if batch is None else batch
+        self.state, pairs = self.compiled(self.state, batch, self._root_key)  # buffers are donated
+        jax.block_until_ready((self.state, pairs))
+
+    def train_batches(self, start_step):
+        """Batches as a run reads them."""
+        return self.loader.train_batches(
+            self._source, self.config, start_step, self._report, *self._host
+        )
+
+    def held_out_batch(self):
+        """The first one, on the host."""
+        return _first(
+            self.loader.eval_batches(self._held_out, self.config, self._report, *self._host)
+        )
 
 
 def _first(batches):
@@ -195,11 +260,13 @@ def _loop(config, batches, place, step, count):
     }
 
 
-def _evaluation(config, clips, built, state, key, count):
-    batch = sharding.put_batch(clips, built.batch_sharding)
-    timed = _distribution(
-        _times(lambda: jax.block_until_ready(built.eval_step(state, batch, key)), count)
-    )
+def _evaluation(config, clips, bench, count):
+    batch = sharding.put_batch(clips, bench.built.batch_sharding)
+
+    def evaluate():
+        jax.block_until_ready(bench.built.eval_step(bench.state, batch, bench.eval_key))
+
+    timed = _distribution(_times(evaluate, count))
     return timed | {"clips_per_s": config.data.eval_batch_size / timed["median_s"]}
 
 

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from conformer_jax import benchmark, flops
+from configs.finetune import get_config
+from conformer_jax import benchmark, flops, measure
+from conformer_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 3
@@ -111,9 +113,40 @@ def test_what_was_not_measured_says_so(ran):
     assert not [line for line in lines if "real-time" in line or "None" in line]
 
 
+def test_a_field_that_varies_changes_the_step_and_not_the_config():
+    config = get_config("smoke")
+    config.conformer.kernel_sizes = (5,)
+    config.data.clip_s = 0.5
+    before = config.to_json()
+    result = measure.vary(config, "data.batch_size", [2, 4], steps=1)
+    assert config.to_json() == before
+    first, second = result["rows"]
+    assert [first["config"]["batch_size"], second["config"]["batch_size"]] == [2, 4]
+    assert second["step"]["model_flops"] == pytest.approx(2 * first["step"]["model_flops"])
+    assert second["memory"]["step_temp_bytes"] > first["memory"]["step_temp_bytes"]
+    table = benchmark.describe_vary(result).splitlines()
+    assert [line.split()[0] for line in table] == ["data.batch_size", "2", "4"]
+
+
+@pytest.mark.parametrize("field", ["data.nothing", "nowhere.clip_s", "data", "data.batch_size"])
+def test_a_field_that_cannot_vary_is_named(field):
+    with pytest.raises(UserError, match=f"config.{field} cannot be 'many'"):
+        measure.vary(get_config("smoke"), field, ["many"])
+
+
+def test_what_varies_is_read_from_the_flag():
+    read = benchmark.field_and_values
+    assert read("data.clip_s=0.5,1,2") == ("data.clip_s", [0.5, 1, 2])
+    assert read("config.conformer.remat=none,full") == ("conformer.remat", ["none", "full"])
+    for wrong in ("data.clip_s", "data.clip_s=", "=1,2"):
+        with pytest.raises(UserError, match=f"--vary={wrong}"):
+            read(wrong)
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
+        (["--vary=data.clip_s=1,2", "--profile=x"], "--profile"),
         (["--output=nowhere/x.json"], "nowhere"),
         (["--config.data.manifest=nowhere.csv"], "nowhere.csv"),
     ],
