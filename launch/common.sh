@@ -18,6 +18,20 @@ need() { # NAME...: settings that must not be empty
   done
 }
 
+need_numbers() { # NAME...: settings that count something, where they are set
+  local name
+  for name; do
+    [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || fail "$name is a number from 1 on, not ${!name}"
+  done
+}
+
+need_switch() { # NAME...: settings that are 0 or 1, where they are set
+  local name
+  for name; do
+    [[ ${!name:-0} =~ ^[01]$ ]] || fail "$name is 0 or 1, not ${!name}"
+  done
+}
+
 quoted() { # WORD...: one line that a POSIX shell reads back as these words
   local word line=
   for word; do
@@ -68,13 +82,19 @@ read_arguments() { # MOUNTS ARGUMENT...: fills the two from ARGUMENT..., WORKDIR
   shift
   arguments=()
   buckets=()
-  [ -z "${WORKDIR:-}" ] || set -- "$@" "--workdir=$WORKDIR"
+  if [ -n "${WORKDIR:-}" ]; then
+    [[ " $* " != *" "-workdir[=\ ]* && " $* " != *" "--workdir[=\ ]* ]] ||
+      fail "the setting WORKDIR and the argument --workdir: give one of them"
+    set -- "$@" "--workdir=$WORKDIR"
+  fi
   [ -z "${DATA:-}" ] || set -- "$@" "--config.data.manifest=$DATA"
   for argument; do
-    if [[ $argument == --*=gs://* ]]; then
+    if [[ $argument =~ ^(-[^=]*=)?[A-Za-z0-9]+:// && ! $argument =~ ^-[^=]*=gs://[a-z0-9] ]]; then
+      fail "$argument: locations are paths or --name=gs://BUCKET/PATH"
+    elif [[ $argument == -*=gs://* ]]; then
       rest=${argument#*=gs://}
       role=data
-      [[ $argument != --workdir=* ]] || role=workdir
+      [[ ! $argument =~ ^--?workdir= ]] || role=workdir
       [[ " ${buckets[*]} " == *" $role/${rest%%/*} "* ]] || buckets+=("$role/${rest%%/*}")
       argument=${argument%%=gs://*}=$mounts/$role/$rest
     fi
@@ -90,5 +110,10 @@ case ${1:-} in
   ;;
 esac
 for word in "${@:2}"; do
-  [ "$word" != --dry-run ] || fail "--dry-run must be the first word"
+  case $word in
+  --dry-run | -h | --help) fail "$word must be the first word" ;;
+  esac
 done
+case " $* " in
+*" --dryrun "*) fail "unknown option --dryrun: did you mean --dry-run, as the first word?" ;;
+esac

@@ -173,6 +173,7 @@ spec:
               containers:
                 - name: main
                   image: $(text "$IMAGE")
+                  imagePullPolicy: Always
                   command: ["python", "-m", "conformer_jax.main"]
                   args:$words
                   resources:
@@ -197,6 +198,7 @@ status | logs | delete) need NAME ;;
 *) fail "unknown action '$action'; there are: build submit status logs delete" ;;
 esac
 [ "$action" = submit ] || [ $# -eq 0 ] || fail "$action takes no argument"
+need_switch SPOT
 
 case $action in
 build) build ;;

@@ -4,9 +4,16 @@
 #   launch/local.sh [--dry-run] N ARGUMENT...
 #
 # runs `python -m conformer_jax.main ARGUMENT...` N times. Process 0 speaks; the others write to
-# local_process_<i>.log in LOG_DIR (default: a new temporary folder). When one dies, the others are
-# ended and its exit code is this script's.
-# Settings: PYTHON (python), PORT (a free one), LOG_DIR.
+# local_process_<i>.log in LOG_DIR. When one dies, the others are ended and its exit code is this
+# script's.
+#
+# Settings:
+#   WORKDIR        folder of the run, a path                      (what the program takes)
+#   DATA           manifest (CSV), a path                         (what the config says)
+#   PYTHON         an interpreter that has everything             (python)
+#   JAX_PLATFORMS  what to compute on                             (cpu)
+#   PORT           where the processes meet                       (a free one)
+#   LOG_DIR        folder for their words                         (a new temporary one)
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -14,9 +21,15 @@ set -euo pipefail
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "bash 5.1 or newer is needed"
 count=${1:-}
-[[ $count =~ ^[1-9][0-9]*$ ]] || fail "the number of processes is missing: $script N ARGUMENT..."
+[[ $count =~ ^[1-9][0-9]*$ ]] ||
+  fail "the first word is the number of processes, not '$count': $script N ARGUMENT..."
 shift
 [ $# -gt 0 ] || fail "no argument given: $script $count --config=configs/pretrain.py"
+
+read_arguments /tmp "$@" # only to refuse buckets and to add WORKDIR and DATA
+[ ${#buckets[@]} = 0 ] ||
+  fail "gs://${buckets[0]#*/}: this script mounts no bucket; launch/node.sh does"
+set -- "${arguments[@]}"
 
 cd "$root"
 python=${PYTHON:-python}
@@ -33,9 +46,15 @@ arguments_of() { # of process $1, into `command`
 }
 
 if [ -n "$dry_run" ]; then
+  run cd "$root"
+  logs=\$logs
+  if [ -n "${LOG_DIR:-}" ]; then logs=$(quoted "$LOG_DIR"); else echo "logs=\$(mktemp -d)"; fi
+  [ -z "${LOG_DIR:-}" ] || run mkdir -p "$LOG_DIR"
   for ((i = 0; i < count; i++)); do
     arguments_of "$i" "$@"
-    echo "JAX_PLATFORMS=$(quoted "$JAX_PLATFORMS") $(quoted "${command[@]}") &"
+    words=
+    [ "$i" = 0 ] || words=" >$logs/local_process_$i.log 2>&1"
+    echo "JAX_PLATFORMS=$(quoted "$JAX_PLATFORMS") $(quoted "${command[@]}")$words &"
   done
   echo wait
   exit

@@ -4,7 +4,7 @@
 #   launch/node.sh [--dry-run] ARGUMENT...
 #   launch/node.sh [--dry-run] --install
 #
-# makes the virtual environment where it is missing, mounts what lies in buckets, and runs
+# makes the virtual environment where it is missing or lacks JAX for EXTRA, mounts what lies in buckets, and runs
 # `python -m conformer_jax.main ARGUMENT...` from the repository's root until it has finished:
 # again after it was preempted (exit code 75), again a few times after a crash, never after a
 # mistake of yours (1). SIGTERM and Ctrl-C reach the program as SIGTERM: it saves and ends.
@@ -47,16 +47,28 @@ find_python() { # the first that can make the environment
   done
 }
 
-install() { # makes .venv where it is missing
+installed() { # PACKAGE: whether .venv has it
+  compgen -G "$root/.venv/lib/python*/site-packages/$1-*.dist-info" >/dev/null
+}
+
+install() { # completes .venv
   [ -z "${PYTHON:-}" ] || return 0
-  ! compgen -G "$root/.venv/lib/python*/site-packages/conformer_jax-*.dist-info" >/dev/null ||
-    return 0
-  local base extra
-  base=$(find_python)
-  [ -n "$base" ] ||
-    fail "Python 3.11 or newer with venv is missing (Ubuntu: sudo apt-get install python3.11-venv)"
+  local base extra jax_for=conformer_jax
   extra=${EXTRA-$(guess_extra)}
-  run "$base" -m venv "$root/.venv"
+  case $extra in
+  '') ;;
+  cuda) jax_for='jax_cuda*_plugin' ;;
+  tpu) jax_for=libtpu ;;
+  *) fail "EXTRA is cuda, tpu or empty, not $extra" ;;
+  esac
+  # One that was made without the extra would leave the accelerator idle.
+  ! installed conformer_jax || ! installed "$jax_for" || return 0
+  if ! installed conformer_jax; then
+    base=$(find_python)
+    [ -n "$base" ] ||
+      fail "Python 3.11 or newer with venv is missing (Ubuntu: sudo apt-get install python3.11-venv)"
+    run "$base" -m venv "$root/.venv"
+  fi
   run "$root/.venv/bin/pip" install -q -c "$root/launch/constraints.txt" \
     -e "$root${extra:+[$extra]}"
 }
@@ -88,20 +100,23 @@ mount_bucket() { # ROLE/BUCKET: at MOUNTS/ROLE/BUCKET, unless a neighbour was fi
   ) 9>"$mounts/.lock"
 }
 
-cd "$root"
+need_switch RETRY
+mounts=${MOUNTS:-$HOME/gcs}
+read_arguments "$mounts" "$@"
+if [ -n "$dry_run" ]; then run cd "$root"; else cd "$root"; fi
 trap 'exit 75' TERM INT # until the program runs
 [ -z "${CODE_FILE:-}" ] || [ -n "$dry_run" ] || trap 'echo $? >"$CODE_FILE"' EXIT
 install
 [ "$1" != --install ] || exit 0
 
-mounts=${MOUNTS:-$HOME/gcs}
-read_arguments "$mounts" "$@"
 for bucket in "${buckets[@]}"; do
   mount_bucket "$bucket"
 done
 command=("${PYTHON:-$root/.venv/bin/python}" -m conformer_jax.main "${arguments[@]}")
 if [ -n "$dry_run" ]; then
   run "${command[@]}"
+  [ "${RETRY:-1}" = 0 ] ||
+    echo "# Again where it ends with 75, and up to ${MAX_CRASHES:-3} times after a crash"
   exit
 fi
 [ "${RETRY:-1}" != 0 ] || exec "${command[@]}"

@@ -29,6 +29,7 @@ set -euo pipefail
 
 [ $# -gt 0 ] || fail "no argument given: $script --config=configs/pretrain.py:large"
 need NODES GPUS_PER_NODE WORKDIR
+need_numbers NODES GPUS_PER_NODE
 read_arguments /tmp "$@" # only to see whether there are buckets
 
 # What the job runs on its first node. `srun` gives the highest exit code of all processes.

@@ -101,13 +101,17 @@ else
   echo idle
 fi"
 
-slice_state() { # such as ACTIVE; MISSING where there is none; empty where there is no answer
+slice_state() { # such as ACTIVE; MISSING where there is none; empty where there is no answer;
+  # REFUSED where there will not be one
   local answer
   if answer=$("${tpus[@]}" queued-resources describe "$TPU_NAME" "${place[@]}" \
     --format='value(state.state)' 2>&1); then
     tail -n 1 <<<"$answer"
   elif [[ $answer == *NOT_FOUND* ]]; then
     echo MISSING
+  elif [[ $answer == *PERMISSION_DENIED* || $answer == *UNAUTHENTICATED* ]]; then
+    echo "$answer" >&2
+    echo REFUSED
   else
     echo "$answer" >&2
   fi
@@ -141,6 +145,7 @@ resume() { # ARGUMENT...
     case $state in
     MISSING) create || true ;;
     SUSPENDED) recreate || true ;;
+    REFUSED) exit 1 ;;
     FAILED)
       echo "$script: the request failed: $script status says why, $script delete clears it" >&2
       exit 1
@@ -169,6 +174,7 @@ create | copy | run | logs | status | resume | stop | delete) ;;
 *) fail "unknown action '$action'; there are: create copy run logs status resume stop delete" ;;
 esac
 need TPU_NAME ZONE
+need_switch SPOT
 place=("--zone=$ZONE" --quiet)
 [ -z "${PROJECT:-}" ] || place+=("--project=$PROJECT")
 case $action in
@@ -178,9 +184,16 @@ case $action in
 run | resume)
   need WORKDIR
   [ $# -gt 0 ] || fail "no argument given: $script $action --config=configs/pretrain.py:large"
+  for location in "$WORKDIR" ${DATA:+"$DATA"}; do
+    [[ $location == gs://* || $location == /* ]] ||
+      fail "WORKDIR and DATA are gs://BUCKET/PATH or absolute paths, not $location"
+  done
   ;;
 *) [ $# -eq 0 ] || fail "$action takes no argument" ;;
 esac
+
+[ -n "$dry_run" ] || command -v gcloud >/dev/null ||
+  fail "gcloud is missing (docs/launch.md says what you need)"
 
 case $action in
 create) create ;;
@@ -193,9 +206,11 @@ status)
   ;;
 stop) on_hosts all "cd $home && if $alive; then kill -TERM \"\$(cat run.pid)\"; fi" ;;
 delete)
-  delete
+  code=0
+  delete || code=$? # and what is left is worth seeing either way
   run "${tpus[@]}" queued-resources list "${place[@]}"
   run "${tpus[@]}" tpu-vm list "${place[@]}"
+  exit "$code"
   ;;
 resume)
   if [ -n "$dry_run" ]; then

@@ -162,9 +162,9 @@ class Place:
         self.bin.mkdir()
         self.python = self.bin / "program"
         self._executable(self.python, PROGRAM)
-        (self.fake / "environment/lib/python3/site-packages/conformer_jax-0.dist-info").mkdir(
-            parents=True
-        )
+        for name in ("conformer_jax", "libtpu"):
+            package = f"environment/lib/python3/site-packages/{name}-0.dist-info"
+            (self.fake / package).mkdir(parents=True)
         (self.fake / "environment/bin").mkdir()
         shutil.copy(self.python, self.fake / "environment/bin/python")
         self.stand_ins()
@@ -731,11 +731,75 @@ def test_node_installs_where_nothing_is_installed(place, extra, suffix):
     assert venv == ["python3", "-m", "venv", f"{root}/.venv"]
     constraints = f"{root}/launch/constraints.txt"
     assert pip == ["pip", "install", "-q", "-c", constraints, "-e", f"{root}{suffix}"]
-    # Once it is installed, nothing is done.
-    (place.root / ".venv/lib/python3/site-packages/conformer_jax-0.dist-info").mkdir(parents=True)
-    (place.fake / "calls").unlink()
-    assert place.run("node.sh", "--install", EXTRA=extra).returncode == 0
-    assert place.calls == []
+    # An environment that was made without the extra gets it; one that has all is left alone.
+    packages = place.root / ".venv/lib/python3/site-packages"
+    has = {"tpu": "libtpu-0", "cuda": "jax_cuda13_plugin-0", "": "conformer_jax-0"}[extra]
+    for name, expected in (("conformer_jax-0", [pip] if extra else []), (has, [])):
+        (packages / f"{name}.dist-info").mkdir(parents=True, exist_ok=True)
+        (place.fake / "calls").unlink(missing_ok=True)
+        assert place.run("node.sh", "--install", EXTRA=extra).returncode == 0
+        assert [call[:-1] for call in place.calls] == expected
+
+
+RUN = ["run", "--config=x"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "settings", "named"),
+    [
+        ("tpu_pod.sh", RUN, TPU | {"WORKDIR": "runs/relative"}, "runs/relative"),
+        ("tpu_pod.sh", RUN, TPU | {"WORKDIR": "gs://b/x", "DATA": "here.csv"}, "here.csv"),
+        ("tpu_pod.sh", ["create"], TPU_CREATE | {"SPOT": "yes"}, "SPOT"),
+        ("gke_jobset.sh", ["submit", "--x"], GKE | {"SPOT": "true"}, "SPOT"),
+        ("slurm.sh", ["--x"], SLURM | {"NODES": "two"}, "NODES"),
+        ("slurm.sh", ["--dryrun", "--x"], SLURM, "--dry-run"),
+        ("node.sh", ["--x"], {"WORKDIR": "s3://bucket/x"}, "s3://bucket/x"),
+        ("node.sh", ["--x"], {"WORKDIR": "gs://"}, "gs://"),
+        ("node.sh", ["--x", "--workdir", "gs://bucket/x"], {}, "gs://bucket/x"),
+        ("node.sh", ["--workdir=a"], {"WORKDIR": "b"}, "WORKDIR"),
+        ("node.sh", ["--x"], {"EXTRA": "gpu"}, "EXTRA"),
+        ("local.sh", ["two", "--x"], {}, "'two'"),
+        ("local.sh", ["2", "--x"], {"DATA": "gs://bucket/x"}, "gs://bucket"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(place, script, words, settings, named):
+    done = place.run(script, *words, **settings)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+    assert place.calls == place.runs == []
+
+
+def test_local_takes_the_settings_of_all_and_its_dry_run_can_be_pasted_anywhere(place, tmp_path):
+    settings = {"PYTHON": str(place.python), "PORT": "1", "LOG_DIR": str(tmp_path / "my logs")}
+    settings |= {"WORKDIR": "/runs/it's", "DATA": "a b.csv"}
+    assert place.run("local.sh", "2", *NASTY, **settings).returncode == 0
+    ran = sorted(place.runs)
+    ours = [*NASTY, "--workdir=/runs/it's", "--config.data.manifest=a b.csv"]
+    assert [run[: len(ours)] for run in ran] == [ours, ours]
+    (place.fake / "runs").unlink()
+    printed = place.run("local.sh", "--dry-run", "2", *NASTY, **settings).stdout
+    assert place.runs == []
+    subprocess.run(["bash", "-c", printed], cwd="/", check=True, timeout=30)
+    assert sorted(place.runs) == ran
+    assert (tmp_path / "my logs/local_process_1.log").exists()
+
+
+def test_tpu_delete_shows_what_is_left_even_if_it_fails(place):
+    gcloud = place.bin / "gcloud"
+    gcloud.write_text('#!/bin/sh\necho "$@"\n[ "$4" != delete ] || exit 7\n')
+    done = place.run("tpu_pod.sh", "delete", **TPU)
+    assert done.returncode == 7
+    assert "queued-resources list" in done.stdout
+    assert "tpu-vm list" in done.stdout
+
+
+@pytest.mark.parametrize("answer", ["ERROR: PERMISSION_DENIED: no", "ERROR: UNAUTHENTICATED: no"])
+def test_tpu_resume_ends_where_asking_again_does_not_help(place, answer):
+    (place.bin / "gcloud").write_text(f"#!/bin/sh\necho '{answer}' >&2\nexit 1\n")
+    done = place.run("tpu_pod.sh", "resume", "--x", **TPU_CREATE, WORKDIR="/shared/run")
+    assert done.returncode == 1
+    assert answer in done.stderr
 
 
 @pytest.mark.parametrize("script", ["local", "node", "slurm", "tpu_pod", "gke_jobset"])
@@ -744,6 +808,7 @@ def test_help_is_the_header_and_a_late_dry_run_is_refused(script):
     said = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
     assert f"launch/{script}.sh" in said
     assert "set -euo" not in said
-    late = subprocess.run([path, "run", "--dry-run"], capture_output=True, text=True, check=False)
-    assert late.returncode == 2
-    assert "--dry-run must be the first word" in late.stderr
+    for word in ("--dry-run", "--help"):
+        late = subprocess.run([path, "run", word], capture_output=True, text=True, check=False)
+        assert late.returncode == 2
+        assert f"{word} must be the first word" in late.stderr
