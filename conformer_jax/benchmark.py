@@ -9,6 +9,7 @@ docs/performance.md says how each figure is measured.
 
 import ast
 import json
+import logging
 import pathlib
 
 import jax
@@ -58,25 +59,26 @@ def describe(result: dict) -> str:
     return "\n".join(lines)
 
 
-def describe_vary(result: dict) -> str:
+def describe_vary(field: str, rows: list[dict]) -> str:
     """The figures of `measure.vary` as a table."""
-    head = [result["field"], "step", "clips/s", "hours an hour", "matrix products", "working space"]
-    rows = [head] + [
-        [
-            str(row["value"]),
-            _time(row["step"]["median_s"]),
-            f"{row['step']['clips_per_s']:.3g}",
-            f"{row['step']['audio_hours_per_hour']:.3g}",
-            f"{_work(row['step']['model_flops_per_s'])}/s",
-            _size(row["memory"].get("step_temp_bytes")),
-        ]
-        for row in result["rows"]
+    head = [field, "step", "clips/s", "hours an hour", "matrix products", "working space"]
+    cells = [head] + [[str(row["value"]), *_of_one(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ([c.rjust(width) for c, width in zip(row, widths, strict=True)] for row in cells)
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def _of_one(row):
+    step = row["step"]
+    if step is None:
+        return ["too little memory", "", "", "", ""]
+    return [
+        _time(step["median_s"]),
+        f"{step['clips_per_s']:.3g}",
+        f"{step['audio_hours_per_hour']:.3g}",
+        f"{_work(step['model_flops_per_s'])}/s",
+        _size(row["temp_bytes"]),
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
 
 
 def field_and_values(text: str) -> tuple[str, list]:
@@ -84,14 +86,10 @@ def field_and_values(text: str) -> tuple[str, list]:
     field, _, values = text.removeprefix("config.").partition("=")
     if not field or not values:
         raise UserError(f"--vary={text}: give a field and its values, such as data.clip_s=1,5,10")
-    return field, [_literal(value) for value in values.split(",")]
-
-
-def _literal(text):
     try:
-        return ast.literal_eval(text)
+        return field, list(ast.literal_eval(f"[{values}]"))
     except (SyntaxError, ValueError):
-        return text
+        return field, values.split(",")
 
 
 def _time(seconds):
@@ -126,8 +124,12 @@ def main(argv):
         distributed.initialize()
         if VARY.value:
             field, values = field_and_values(VARY.value)
-            result = measure.vary(CONFIG.value, field, values, steps=STEPS.value)
-            text = describe_vary(result)
+            rows = []
+            for row in measure.vary(CONFIG.value, field, values, steps=STEPS.value):
+                rows.append(row)
+                logging.info("%s=%s: %s", field, row["value"], _of_one(row)[0])
+            result = {"field": field, "machine": measure.about_machine(), "rows": rows}
+            text = describe_vary(field, rows)
         else:
             result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
             text = describe(result)

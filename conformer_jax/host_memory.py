@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next step instead of giving it back to the system.
 
     XLA allocates a CPU step's working space (hundreds of MB to gigabytes) anew at every call;
-    fetching it from the system page by page took up to a third of a step (docs/performance.md).
+    fetching it from the system page by page took a fifth of a step (docs/performance.md).
     To be called before JAX looks for devices. Does nothing elsewhere than on Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":

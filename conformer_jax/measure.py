@@ -10,6 +10,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ def measure(config, *, steps: int = 20, profile: str | None = None) -> dict:
     timed = _distribution(_times(step, steps))
     result = {
         "config": _about_config(config, bench.state),
-        "machine": _about_machine(),
+        "machine": about_machine(),
         "start": start,
         "step": timed | _speed(config, timed["median_s"], num_classes),
         "memory": _memory(bench.compiled),
@@ -64,42 +65,50 @@ def measure(config, *, steps: int = 20, profile: str | None = None) -> dict:
     return result
 
 
-def vary(config, field: str, values, *, steps: int = 20) -> dict:
+def vary(config, field: str, values, *, steps: int = 20) -> Iterator[dict]:
     """Times the training step once for each value of a field of the config.
 
     Args:
       config: as in `measure`.
       field: dotted name, such as 'data.clip_s'.
-      values: what it is set to, one after the other.
+      values: what it is set to, one after the other; all are checked before the first is timed.
       steps: timed ones for each value, at least 1.
 
-    Returns:
-      field, machine, and rows of value, the step's figures and memory, as in `measure`.
+    Yields:
+      for each value as soon as it is known: value, config and step as in `measure`, and temp_bytes,
+      the step's working space. Without room on the device, step and temp_bytes are None.
 
     Raises:
       UserError: no such field, a value that it does not take, or any of those of `measure`.
     """
-    rows = []
-    for value in values:
-        bench = _Bench(_changed(config, field, value))
-        timed = _distribution(_times(bench.step, steps))
-        rows.append(
-            {
-                "value": value,
-                "config": _about_config(bench.config, bench.state),
-                "step": timed | _speed(bench.config, timed["median_s"], bench.num_classes),
-                "memory": _memory(bench.compiled),
-            }
-        )
-        del bench  # before the next one takes its memory
-    return {"field": field, "machine": _about_machine(), "rows": rows}
+    for changed, value in [(_changed(config, field, value), value) for value in values]:
+        bench = None  # the memory of the one before
+        try:
+            bench = _Bench(changed)
+            timed = _distribution(_times(bench.step, steps))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            yield {"value": value, "step": None, "temp_bytes": None}
+            continue
+        yield {
+            "value": value,
+            "config": _about_config(bench.config, bench.state),
+            "step": timed | _speed(bench.config, timed["median_s"], bench.num_classes),
+            "temp_bytes": _memory(bench.compiled).get("step_temp_bytes"),
+        }
 
 
 def _changed(config, field, value):
     config = config.copy_and_resolve_references().lock()
     try:
+        old = config
+        for part in field.split("."):
+            old = old[part]
+        if isinstance(old, bool) and value in ("true", "false"):  # as --config.field takes it
+            value = value == "true"
         config.update_from_flattened_dict({field: value})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"config.{field} cannot be {value!r}: {error}") from error
     return config
 
@@ -307,7 +316,8 @@ def _about_config(config, state):
     }
 
 
-def _about_machine():
+def about_machine() -> dict:
+    """What the figures are of."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,

@@ -45,12 +45,12 @@ def make_optimizer(
             _adam(config.b1, config.b2, config.eps),
             # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
             optax.add_decayed_weights(config.weight_decay, _is_matrix),
-            _still(optax.scale_by_learning_rate(schedule)),
+            still(optax.scale_by_learning_rate(schedule)),
         )
     ]
     if _depth_counts(config):
         frozen_steps = round(config.freeze_encoder_share * num_steps)
-        parts.append(_still(_by_depth(config, frozen_steps, depth)))
+        parts.append(still(_by_depth(config, frozen_steps, depth)))
     return optax.chain(*parts), schedule
 
 
@@ -68,8 +68,8 @@ def _clip(max_norm):
 def _adam(b1, b2, eps):
     """optax.scale_by_adam that leaves its moments alone unless the step is `finite`.
 
-    Chosen after the step instead, old and new moments would exist side by side: half as much time
-    again, and memory for two more copies of the parameters (docs/performance.md).
+    Chosen after the step instead, old and new moments would exist side by side: memory for two more
+    copies of the parameters, and the time to write them.
     """
 
     def update(updates, state, params=None, *, finite=True):
@@ -87,7 +87,7 @@ def _adam(b1, b2, eps):
     return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)
 
 
-def _still(transform):
+def still(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """`transform` with a state that a step which is not `finite` leaves as it is."""
 
     def update(updates, state, params=None, *, finite=True):

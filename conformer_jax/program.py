@@ -30,7 +30,7 @@ COMPILER_OPTIONS = {
 class Program:
     """init(key) -> state; train_step(state, batch, key) -> (state, metrics);
     eval_step(state, batch, key) -> metrics[, outputs]; embed_step(state, batch) -> outputs, None of
-    pre-training."""
+    pre-training. train_step cannot be called inside another jit (of COMPILER_OPTIONS)."""
 
     init: Callable
     train_step: Callable

@@ -125,7 +125,10 @@ def gradients(loss_fn, params, batch, *, passes: int):
 
 
 def create(params, model, optimizer, options, *, ema_decay: float) -> TrainState:
-    """State at step 0; keeps an exponential moving average where ema_decay > 0."""
+    """State at step 0; keeps an exponential moving average where ema_decay > 0.
+
+    `optimizer` must heed `finite`: optimizer.make_optimizer's, or another in optimizer.still.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

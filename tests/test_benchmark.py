@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs.finetune import get_config
@@ -118,26 +119,43 @@ def test_a_field_that_varies_changes_the_step_and_not_the_config():
     config.conformer.kernel_sizes = (5,)
     config.data.clip_s = 0.5
     before = config.to_json()
-    result = measure.vary(config, "data.batch_size", [2, 4], steps=1)
+    first, second = rows = list(measure.vary(config, "data.batch_size", [2, 4], steps=1))
     assert config.to_json() == before
-    first, second = result["rows"]
     assert [first["config"]["batch_size"], second["config"]["batch_size"]] == [2, 4]
     assert second["step"]["model_flops"] == pytest.approx(2 * first["step"]["model_flops"])
-    assert second["memory"]["step_temp_bytes"] > first["memory"]["step_temp_bytes"]
-    table = benchmark.describe_vary(result).splitlines()
+    assert second["temp_bytes"] > first["temp_bytes"] > 0
+    table = benchmark.describe_vary("data.batch_size", rows).splitlines()
     assert [line.split()[0] for line in table] == ["data.batch_size", "2", "4"]
 
 
-@pytest.mark.parametrize("field", ["data.nothing", "nowhere.clip_s", "data", "data.batch_size"])
+def test_too_little_memory_ends_a_row_and_not_the_table(monkeypatch):
+    def out_of_memory(config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no")
+
+    monkeypatch.setattr(measure, "_Bench", out_of_memory)
+    rows = list(measure.vary(get_config("smoke"), "data.batch_size", [2, 4]))
+    assert [(row["value"], row["step"]) for row in rows] == [(2, None), (4, None)]
+    table = benchmark.describe_vary("data.batch_size", rows)
+    assert table.count("too little memory") == 2
+
+
+@pytest.mark.parametrize("field", ["data.nothing", "nowhere.clip_s", "name.more", "data"])
 def test_a_field_that_cannot_vary_is_named(field):
     with pytest.raises(UserError, match=f"config.{field} cannot be 'many'"):
-        measure.vary(get_config("smoke"), field, ["many"])
+        next(measure.vary(get_config("smoke"), field, ["many"]))
+
+
+def test_all_values_are_looked_at_before_anything_is_timed(monkeypatch):
+    monkeypatch.setattr(measure, "_Bench", lambda config: pytest.fail("timed"))
+    with pytest.raises(UserError, match="'many'"):
+        next(measure.vary(get_config("smoke"), "data.batch_size", [8, "many"]))
 
 
 def test_what_varies_is_read_from_the_flag():
     read = benchmark.field_and_values
     assert read("data.clip_s=0.5,1,2") == ("data.clip_s", [0.5, 1, 2])
     assert read("config.conformer.remat=none,full") == ("conformer.remat", ["none", "full"])
+    assert read("conformer.kernel_sizes=(15,5),(5,)")[1] == [(15, 5), (5,)]
     for wrong in ("data.clip_s", "data.clip_s=", "=1,2"):
         with pytest.raises(UserError, match=f"--vary={wrong}"):
             read(wrong)

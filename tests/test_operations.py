@@ -51,30 +51,66 @@ def test_gradient_of_depthwise_conv_is_the_derived_one():
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("as_on")
+def test_depthwise_conv_in_bfloat16_has_a_gradient_of_bfloat16():
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 32, 3), (5, 3)])
+    )
+
+    def gradients(dtype):
+        loss = jax.grad(lambda x, k: jnp.square(depthwise_conv(x, k)).sum(), argnums=(0, 1))
+        return loss(x.astype(dtype), kernel.astype(dtype))
+
+    for ours, exact in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert _error(ours, exact) < 0.01
+
+
+def _error(rounded, exact):
+    return jnp.linalg.norm(rounded.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_attention_and_its_gradient_are_those_of_the_formula(rate):
     """One clip is padded, one has no valid token at all."""
-    query, key, value, weights = jax.random.normal(jax.random.key(0), (4, 3, 2, 7, 4))
+    inputs = jax.random.normal(jax.random.key(0), (4, 3, 2, 7, 4))
     valid = jnp.arange(7) < jnp.array([7, 4, 0])[:, None]
-    seeds = seeds_of(jax.random.split(jax.random.key(1), 3)) if rate else None
-
-    def plain(query, key, value):
-        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
-        logits = jnp.where(valid[:, None, None], logits, jnp.finfo(jnp.float32).min)
-        return jnp.einsum("bhqk,bhkd->bhqd", dropout(jax.nn.softmax(logits), seeds, rate), value)
-
-    def ours(query, key, value):
-        return attend(query, key, value, valid, seeds, rate)
-
-    def everything(function):
-        def loss(*inputs):
-            out = function(*inputs)
-            return (out * weights).sum(), out
-
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
-
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        everything(ours),
-        everything(plain),
+        _attention_and_gradients(attend, inputs, valid, rate),
+        _attention_and_gradients(_plain, inputs, valid, rate),
     )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_attention_in_bfloat16_is_nearly_as_exact_as_derived(rate):
+    """Pointed weights and values with a mean: where rounding hurts most."""
+    query, key, value, weights = jax.random.normal(jax.random.key(0), (4, 2, 2, 64, 16))
+    valid = jnp.ones((2, 64), bool)
+    rounded = [x.astype(jnp.bfloat16) for x in (1.5 * query, key, value + 2, weights + 0.5)]
+    exact = _attention_and_gradients(_plain, [x.astype(jnp.float32) for x in rounded], valid, rate)
+    ours, derived = (
+        jax.tree.map(_error, _attention_and_gradients(function, rounded, valid, rate), exact)
+        for function in (attend, _plain)
+    )
+    for error, of_derived in zip(jax.tree.leaves(ours), jax.tree.leaves(derived), strict=True):
+        assert error < 2 * of_derived
+
+
+def _plain(query, key, value, valid, seeds, rate):
+    """The formula, its gradient left to JAX."""
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.where(valid[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits).astype(value.dtype)
+    return jnp.einsum("bhqk,bhkd->bhqd", dropout(weights, seeds, rate), value)
+
+
+def _attention_and_gradients(function, inputs, valid, rate):
+    *inputs, weights = inputs
+    seeds = seeds_of(jax.random.split(jax.random.key(1), len(valid))) if rate else None
+
+    def loss(*inputs):
+        out = function(*inputs, valid, seeds, rate)
+        return (out * weights).sum(), out
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)

@@ -17,11 +17,21 @@ SETTINGS = base.get_config().optimizer
 SETTINGS.learning_rate = 0.1
 TRANSFORM, _ = optimizer.make_optimizer(SETTINGS, 10)
 
+FREEZING = base.get_config().optimizer
+FREEZING.freeze_encoder_share = 0.4
+TRANSFORMS = {
+    "usual": TRANSFORM,
+    "freezing": optimizer.make_optimizer(
+        FREEZING, 10, depth=lambda params: jax.tree.map(lambda _: 1, params)
+    )[0],
+    "of one's own": optimizer.still(optax.adam(0.1)),
+}
 
-def make(ema_decay=0.0):
-    start = state.create(PARAMS, None, TRANSFORM, None, ema_decay=ema_decay)
+
+def make(ema_decay=0.0, transform=TRANSFORM):
+    start = state.create(PARAMS, None, transform, None, ema_decay=ema_decay)
     # Past the schedule's first step, whose learning rate is 0.
-    _, opt_state = TRANSFORM.update(GRADS, start.opt_state, PARAMS)
+    _, opt_state = transform.update(GRADS, start.opt_state, PARAMS)
     return start.replace(opt_state=opt_state)
 
 
@@ -50,9 +60,10 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("case", BAD)
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(case):
-    start, _, _ = make().apply_gradients(GRADS, jnp.asarray(1.0))
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(case, transform):
+    start, _, _ = make(transform=TRANSFORMS[transform]).apply_gradients(GRADS, jnp.asarray(1.0))
     after, _, finite = start.apply_gradients(BAD[case][0], jnp.asarray(BAD[case][1]))
     assert not finite
     same(after.params, start.params)

@@ -28,6 +28,7 @@ def fold(seeds: jax.Array | None, number) -> jax.Array | None:
     return _mix(seeds ^ _mix(number * jnp.array([0x9E3779B9, 0x85EBCA6B], jnp.uint32) + 1))
 
 
+@jax.named_scope("dropout")
 def keep_mask(seeds: jax.Array, shape: tuple[int, ...], keep: float) -> jax.Array:
     """True with probability `keep`, independently for each element: [B, *rest] bool.
 
