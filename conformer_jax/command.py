@@ -1,5 +1,7 @@
 """What all commands that train share: joining other processes, and how every error ends."""
 
+import sys
+
 from absl import flags
 
 from conformer_jax import overrides
@@ -40,8 +42,8 @@ def execute(work, workdir, process_flags) -> None:
         progress.set_up_logging(active=jax.process_index() == 0)
         closing = work()
     except preemption.Preempted as stopped:
-        said = f"{stopped} by SIGTERM and saved: the same command goes on"
-        overrides.fail(said, preemption.EXIT_CODE)
+        print(f"{stopped} by SIGTERM and saved: the same command goes on", file=sys.stderr)
+        sys.exit(preemption.EXIT_CODE)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         # Of several processes, winding down would wait for the others, which wait for this one.
         several = jax.process_count() > 1

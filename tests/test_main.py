@@ -167,7 +167,7 @@ def test_sigterm_ends_a_run_with_a_save_and_the_code_to_retry_on(tmp_path):
     assert time.time() - asked < 30
     assert run.returncode == 75
     last = said.strip().splitlines()[-1]
-    assert last.startswith("error: stopped at step ")
+    assert last.startswith("stopped at step ")
     assert last.endswith("by SIGTERM and saved: the same command goes on")
     (saved,) = (tmp_path / "checkpoints").glob("[0-9]*")
     assert last.split()[4] == saved.name
