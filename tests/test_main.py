@@ -170,4 +170,4 @@ def test_sigterm_ends_a_run_with_a_save_and_the_code_to_retry_on(tmp_path):
     assert last.startswith("stopped at step ")
     assert last.endswith("by SIGTERM and saved: the same command goes on")
     (saved,) = (tmp_path / "checkpoints").glob("[0-9]*")
-    assert last.split()[4] == saved.name
+    assert last.split()[3] == saved.name
