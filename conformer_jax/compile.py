@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import topologies
 
-from conformer_jax import flops, hlo, overrides, program
+from conformer_jax import flops, hlo, overrides, profiling, program
 from conformer_jax.errors import UserError
 
 
@@ -66,6 +66,7 @@ class Estimate:
     sent: dict[str, float]  # by kind of collective
     largest: dict[str, int]  # largest single collective of each kind
     model_flops: float  # matrix products of the model (flops.py), its share of one chip
+    parts: dict[str, float]  # shares of the compute by part of the step, as `benchmark --profile`
     busy: float  # model_flops against the chip's peak over the whole step
     compile_s: float
 
@@ -107,7 +108,8 @@ def estimate(config, topology: str) -> Estimate:
         raise _no_room(error, config) from error
     compile_s = time.perf_counter() - begun
     memory = compiled.memory_analysis()
-    cost = hlo.cost(compiled.as_text(), len(devices))
+    text = compiled.as_text()
+    cost = hlo.cost(text, len(devices))
     compute_s, collective_s = cost.cycles / chip.clock, sum(cost.sent.values()) / chip.links
     model_flops = flops.train_step_flops(config) / len(devices)
     return Estimate(
@@ -123,6 +125,7 @@ def estimate(config, topology: str) -> Estimate:
         sent=cost.sent,
         largest=cost.largest,
         model_flops=model_flops,
+        parts=profiling.estimated_shares(text),
         busy=model_flops / chip.peak / (compute_s + collective_s),
         compile_s=compile_s,
     )
@@ -134,6 +137,7 @@ def describe(config, topology: str) -> str:
     fits = "fits" if e.memory <= e.hbm else f"does not fit: {_mend(config, e.memory / e.hbm)}"
     clips = config.data.batch_size / e.step_s
     sent = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in sorted(e.sent.items()))
+    parts = "; ".join(f"{part} {share:.0%}" for part, share in e.parts.items() if share >= 0.005)
     return "\n".join(
         [
             f"{config.name}, {e.chips} chips of {topology}, batch {config.data.batch_size}, "
@@ -143,6 +147,7 @@ def describe(config, topology: str) -> str:
             f"each chip sends: {sent or 'nothing'} a step",
             f"estimated step: {e.step_s * 1e3:.1f} ms = {e.compute_s * 1e3:.1f} ms of compute "
             f"+ {e.collective_s * 1e3:.1f} ms of collectives ({e.collective_share:.1%})",
+            f"compute by part: {parts}",
             f"that is {clips:.0f} clips/s, {clips * config.data.clip_s:.0f} s of audio a second, "
             f"matrix units busy {e.busy:.0%}",
         ]

@@ -74,6 +74,27 @@ def cost(text: str, num_devices: int) -> Cost:
     return of(entry)
 
 
+def cycles(text: str) -> dict[str, float]:
+    """The compiler's estimate of one run of a program by instruction, those without one left out.
+
+    Args:
+      text: `jax.stages.Compiled.as_text()`.
+    """
+    computations, entry = _computations(text)
+    total: dict[str, float] = {}
+
+    def walk(computation, runs):
+        for line in computations.get(computation, ()):
+            if estimate := _estimate(line):
+                name = _INSTRUCTION.match(line)[1]
+                total[name] = total.get(name, 0.0) + runs * estimate
+            for called, times in _called(line, computations):
+                walk(called, runs * times)
+
+    walk(entry, 1)
+    return total
+
+
 def instructions(text: str) -> dict[str, Instruction]:
     """All instructions of a program by name, those inside of fusions left to their `body`.
 
@@ -154,8 +175,7 @@ def _own(line, num_devices):
     _, result, kind, _ = instruction.groups()
     kind = kind.removesuffix("-start")
     if kind not in COLLECTIVES:
-        cycles = re.search(r'estimated_cycles":"?(\d+)', line)
-        return Cost(float(cycles[1])) if cycles else Cost()
+        return Cost(_estimate(line))
     shapes = [_size(*shape) for shape in _SHAPE.findall(result)]
     if "-start(" in line and kind == "collective-permute":
         shapes = shapes[1:2]  # (operand, result, two flags)
@@ -166,6 +186,12 @@ def _own(line, num_devices):
     share = (group - 1) / group
     factor = {"all-reduce": 2 * share, "reduce-scatter": group - 1, "collective-permute": 1.0}
     return Cost(0.0, {kind: size * factor.get(kind, share)}, {kind: size})
+
+
+def _estimate(line):
+    """The compiler's cycles of an instruction, 0 where it gives none."""
+    found = re.search(r'estimated_cycles":"?(\d+)', line)
+    return float(found[1]) if found else 0.0
 
 
 def _size(kind, dimensions):

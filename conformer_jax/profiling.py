@@ -145,6 +145,20 @@ def breakdown(file, text: str, steps: int) -> dict:
     return _summary(*trace.busy(events, attribution.rank), attribution, steps)
 
 
+def estimated_shares(text: str) -> dict[str, float]:
+    """Shares of the compiler's estimated cycles of one step by part, the largest first.
+
+    Args:
+      text: `jax.stages.Compiled.as_text()` of a program for TPU; others have no estimate.
+    """
+    attribution, parts = Attribution(text), collections.Counter()
+    for name, cycles in hlo.cycles(text).items():
+        for (part, _), share in attribution.shares(name).items():
+            parts[part] += cycles * share
+    total = sum(parts.values())
+    return {part: cycles / total for part, cycles in parts.most_common()}
+
+
 def _summary(times, total, attribution, steps):
     seconds, backward = collections.Counter(), collections.Counter()
     for op, ns in times.items():

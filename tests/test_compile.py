@@ -60,6 +60,10 @@ def test_the_smoke_step_compiles_for_a_pod():
     assert "GB of 16 GB: fits" in said
     assert "all-reduce" in said
     assert "estimated step:" in said
+    (parts,) = [line for line in said.splitlines() if line.startswith("compute by part: ")]
+    shares = dict(part.rsplit(" ", 1) for part in parts.partition(": ")[2].split("; "))
+    assert sum(int(share[:-1]) for share in shares.values()) == pytest.approx(100, abs=6)
+    assert {"optimizer", "features", "depthwise convolution", "norms"} < set(shares)
 
 
 def test_fine_tuning_is_refused():

@@ -41,6 +41,10 @@ def test_cycles_are_counted_as_often_as_a_loop_turns():
     assert hlo.cost(PROGRAM, 8).cycles == 7 + 11 * 100
 
 
+def test_cycles_by_instruction_add_up():
+    assert hlo.cycles(PROGRAM) == {"a": 7, "f": 11 * 100}
+
+
 def test_bytes_sent_follow_the_groups():
     cost = hlo.cost(PROGRAM, 8)
     gathered = 11 * 8 * 4 * 4 * 3 / 4 + 128 * 4 * 7 / 8  # groups of 4, then of 8

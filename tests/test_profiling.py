@@ -214,3 +214,15 @@ def test_events_of_the_first_device_are_read(tmp_path):
     result = profiling.breakdown(file, PROGRAM, steps=1)
     assert result["parts"]["matrix products"]["seconds"] == pytest.approx(2e-6)
     assert result["parts"]["collectives"]["seconds"] == pytest.approx(3e-6)
+
+
+def test_estimated_cycles_are_sorted_as_times_are():
+    text = PROGRAM.replace("calls=%mixed", 'calls=%mixed, backend_config={"estimated_cycles":"30"}')
+    text = text.replace(
+        "calls=%product", 'calls=%product, backend_config={"estimated_cycles":"90"}'
+    )
+    shares = profiling.estimated_shares(text)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert next(iter(shares)) == "matrix products"
+    assert shares["matrix products"] == pytest.approx(0.75)
+    assert set(shares) > {"dropout and randomness", "norms"}
