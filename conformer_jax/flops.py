@@ -123,7 +123,7 @@ def published_peak(device_kind: str) -> float:
     return PEAK_FLOPS[max(fits, key=len)] if fits else 0.0
 
 
-def _measured_peak(size: int = MEASURED_SIZE, repeats: int = 3) -> float:
+def _measured_peak(size: int = MEASURED_SIZE, repeats: int = 10) -> float:
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
