@@ -85,9 +85,8 @@ def cycles(text: str) -> dict[str, float]:
 
     def walk(computation, runs):
         for line in computations.get(computation, ()):
-            if estimate := _estimate(line):
-                name = _INSTRUCTION.match(line)[1]
-                total[name] = total.get(name, 0.0) + runs * estimate
+            if (estimate := _estimate(line)) and (instruction := _INSTRUCTION.match(line)):
+                total[instruction[1]] = total.get(instruction[1], 0.0) + runs * estimate
             for called, times in _called(line, computations):
                 walk(called, runs * times)
 

@@ -4,7 +4,8 @@
 #   launch/node.sh [--dry-run] ARGUMENT...
 #   launch/node.sh [--dry-run] --install
 #
-# makes the virtual environment where it is missing or lacks JAX for EXTRA, mounts what lies in buckets, and runs
+# makes the virtual environment where it is missing or lacks JAX for EXTRA, mounts what lies in
+# buckets, and runs
 # `python -m conformer_jax.main ARGUMENT...` from the repository's root until it has finished:
 # again after it was preempted (exit code 75), again a few times after a crash, never after a
 # mistake of yours (1). SIGTERM and Ctrl-C reach the program as SIGTERM: it saves and ends.
