@@ -8,6 +8,8 @@ from conformer_jax import overrides
 
 _CRASHED = 70  # EX_SOFTWARE of sysexits.h: maybe not the user's mistake, worth another try
 
+flags.disclaim_key_flags()  # --help of a command lists what is defined here as its own
+
 
 def define_process_flags():
     """Defines --coordinator_address, --num_processes, --process_id; returns them in this order."""

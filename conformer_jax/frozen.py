@@ -6,13 +6,11 @@ once, and there are no steps: a second run begins anew.
 
 import functools
 import logging
-import pathlib
 
 import jax
 
 from conformer_jax import (
     checkpoint,
-    distributed,
     predictions,
     probe,
     program,
@@ -20,9 +18,7 @@ from conformer_jax import (
     selection,
     train,
 )
-from conformer_jax import workdir as workdirs
 from conformer_jax.data import host_loader
-from conformer_jax.data.sources import BadAudioReport
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> train.Result:
@@ -40,12 +36,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
       UserError: anything that the user can mend.
     """
     config = config.copy_and_resolve_references()
-    distributed.on_first(lambda: workdirs.claim(workdir, config))
-    workdir = pathlib.Path(workdir)
-    host, num_hosts = jax.process_index(), jax.process_count()
-    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
-    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
-    train_source, eval_source, label_names = train.prepare_data(config, workdir, report)
+    workdir, report, (train_source, eval_source, label_names) = train.open_run(config, workdir)
     train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(label_names), prepared=prepared)
     state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
@@ -54,6 +45,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
         state = state.with_params(params)
         logging.info("encoder taken from %s, step %d", config.init_from, step)
     loader = host_loader.pick(config.data.loader)
+    host, num_hosts = jax.process_index(), jax.process_count()
     every_clip = functools.partial(
         loader.eval_batches, config=config, report=report, host=host, num_hosts=num_hosts
     )

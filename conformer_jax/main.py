@@ -16,12 +16,16 @@ def main(argv):
     """Runs the config."""
     del argv
     from conformer_jax import dry_run, run
+    from conformer_jax import workdir as workdirs
 
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", config.name)
 
     def work():
-        return dry_run.describe(config) if DRY_RUN.value else run.run(config, workdir)
+        if not DRY_RUN.value:
+            return run.run(config, workdir)
+        workdirs.check_path(workdir)
+        return dry_run.describe(config)
 
     command.execute(work, workdir, PROCESSES)
 

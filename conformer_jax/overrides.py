@@ -9,6 +9,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+flags.disclaim_key_flags()  # --help of a command lists what is defined here as its own
+
 
 def define_config_flag():
     """Defines --config=FILE[:VARIANT] and --config.field=value."""

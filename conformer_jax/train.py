@@ -72,21 +72,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
       Preempted: SIGTERM came; the state is saved.
     """
     config = config.copy_and_resolve_references()
-    distributed.on_first(lambda: workdirs.claim(workdir, config))
-    workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"process {jax.process_index()} does not see what process 0 wrote to "
-            f"--workdir={workdir}: it must lie where all processes see it"
-        )
-    host, num_hosts = jax.process_index(), jax.process_count()
-    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
-    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
-    train_source, eval_source, label_names = prepare_data(config, workdir, report)
+    workdir, report, (train_source, eval_source, label_names) = open_run(config, workdir)
     train_source, validation = selection.carve(config, train_source)
     compiled = program.build(config, len(label_names), prepared=prepared)
-    loader = host_loader.pick(config.data.loader)
-    place = compiled.batch_sharding
+    loader, place = host_loader.pick(config.data.loader), compiled.batch_sharding
+    host, num_hosts = jax.process_index(), jax.process_count()
     logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
     if len(eval_source) < _FEW_CLIPS:
         logging.warning(
@@ -235,6 +225,27 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 
 def _due(step, every):
     return every > 0 and step % every == 0
+
+
+def open_run(config, workdir):
+    """Claims the workdir and opens the sources, as every task begins.
+
+    Returns:
+      the workdir as a path, the report of unreadable audio, and what `prepare_data` returns.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    distributed.on_first(lambda: workdirs.claim(workdir, config))
+    workdir, host = pathlib.Path(workdir), jax.process_index()
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"process {host} does not see what process 0 wrote to --workdir={workdir}: it must "
+            f"lie where all processes see it"
+        )
+    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
+    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
+    return workdir, report, prepare_data(config, workdir, report)
 
 
 def prepare_data(config, workdir, report):

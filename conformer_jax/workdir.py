@@ -36,10 +36,7 @@ def claim(workdir, config) -> None:
       UserError: the folder holds another config's run (the fields are named), cannot be
         written, or is no path.
     """
-    if "://" in str(workdir):
-        raise UserError(
-            f"--workdir={workdir}: give a folder; launch/ mounts buckets (docs/launch.md)"
-        )
+    check_path(workdir)
     path = pathlib.Path(workdir)
     file = path / "config.json"
     wanted = json.loads(json.dumps(config.to_dict()))
@@ -54,6 +51,14 @@ def claim(workdir, config) -> None:
         raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): choose another --workdir") from error
+
+
+def check_path(workdir) -> None:
+    """Raises UserError for a location in a bucket."""
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir}: give a folder; launch/ mounts buckets (docs/launch.md)"
+        )
 
 
 def write_json(path, content) -> None:

@@ -58,12 +58,22 @@ def error(*args):
         ([], ["--config is missing", "configs/pretrain.py"]),
         (["--config=configs/none.py"], ["configs/none.py"]),
         (["--config=configs/pretrain.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
+        (
+            ["--config=configs/pretrain.py:smoke", "--workdir=gs://bucket/run", "--dry_run"],
+            ["gs://bucket/run", "give a folder"],
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_with_the_known_names(args, expected):
     message = error(*args)
     for part in expected:
         assert part in message
+
+
+def test_help_lists_the_flags_that_all_commands_share():
+    said = command("--help").stdout
+    for flag in ("--config:", "--workdir:", "--num_processes:"):
+        assert flag in said
 
 
 @pytest.mark.parametrize(
