@@ -3,7 +3,7 @@
 `configs/finetune.py` goes on from the demo's `runs/pretrain`. Variants:
     :smoke, :tiny, :small, :large   go on from runs/pretrain_<variant>
     :probe                          a linear probe on the frozen encoder that comes with the
-                                    package: a classifier of one's own sound in a minute
+                                    package: in a minute, what it is worth on sound of one's own
     :esc50                          ESC-50 fold 1, from the encoder that comes with the package;
                                     needs --config.data.manifest=FILE with a fold column
 """

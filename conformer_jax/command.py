@@ -1,5 +1,6 @@
 """What all commands that train share: joining other processes, and how every error ends."""
 
+import pathlib
 import sys
 
 from absl import flags
@@ -7,6 +8,7 @@ from absl import flags
 from conformer_jax import overrides
 
 _CRASHED = 70  # EX_SOFTWARE of sysexits.h: maybe not the user's mistake, worth another try
+_INTERRUPTED = 130  # by Ctrl-C, as shells count it
 
 flags.disclaim_key_flags()  # --help of a command lists what is defined here as its own
 
@@ -44,8 +46,8 @@ def execute(work, workdir, process_flags) -> None:
         progress.set_up_logging(active=jax.process_index() == 0)
         closing = work()
     except preemption.Preempted as stopped:
-        print(f"{stopped} by SIGTERM and saved: the same command goes on", file=sys.stderr)
-        sys.exit(preemption.EXIT_CODE)
+        print(f"{stopped} and saved: the same command goes on", file=sys.stderr)
+        sys.exit(_INTERRUPTED if stopped.by_user else preemption.EXIT_CODE)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         # Of several processes, winding down would wait for the others, which wait for this one.
         several = jax.process_count() > 1
@@ -62,6 +64,10 @@ def execute(work, workdir, process_flags) -> None:
         overrides.fail(f"another process may have died: {reason}", _CRASHED, at_once=True)
     except KeyboardInterrupt:
         # TensorFlow's threads may crash an interpreter that winds down.
-        overrides.fail(f"interrupted: the same command goes on in {workdir}", 130, at_once=True)
+        saved = any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
+        goes_on = "goes on from the newest checkpoint" if saved else "begins anew"
+        overrides.fail(
+            f"interrupted: the same command {goes_on} in {workdir}", _INTERRUPTED, at_once=True
+        )
     if closing and jax.process_index() == 0:
         print(closing)

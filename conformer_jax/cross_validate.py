@@ -74,8 +74,9 @@ def cross_validate(config, workdir) -> dict:
 def summarise(folds: dict[str, dict[str, float]]) -> dict:
     """Mean over the folds, their deviation, and a 95 % interval of the mean.
 
-    The interval is Student's t on the figures of K folds. They share training clips, so it is
-    narrower than that of K independent experiments would be (Bengio & Grandvalet 2004).
+    The interval is Student's t on the figures of K folds, cut where a figure can go no further.
+    They share training clips, so it is narrower than that of K independent ones would be (Bengio
+    & Grandvalet 2004).
 
     Args:
       folds: fold -> figures.
@@ -94,6 +95,8 @@ def summarise(folds: dict[str, dict[str, float]]) -> dict:
         deviation[name] = math.sqrt(squares / (count - 1))
         half = float(t.ppf(0.975, count - 1)) * deviation[name] / math.sqrt(count)
         interval[name] = [mean[name] - half, mean[name] + half]
+        if name != "d_prime":  # shares and areas
+            interval[name] = [max(interval[name][0], 0.0), min(interval[name][1], 1.0)]
     return {"folds": folds, "mean": mean, "deviation": deviation, "interval95": interval}
 
 
@@ -129,4 +132,7 @@ if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name>_folds by default.")
     PROCESSES = command.define_process_flags()
-    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))
+    app.run(
+        main,
+        flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG, "configs/finetune.py:probe"),
+    )

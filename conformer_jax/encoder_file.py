@@ -8,6 +8,7 @@ for the one that comes with the package (assets/tiny.md is its model card). To w
 
 import importlib.resources
 import json
+import logging
 import pathlib
 import sys
 
@@ -100,6 +101,10 @@ def main(argv):
     """The command; returns its exit code."""
     from conformer_jax import checkpoint
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # of Orbax
+    if argv in (["--help"], ["-h"]):
+        print(__doc__.strip())
+        return 0
     if len(argv) != 2 or not argv[1].endswith(_SUFFIX):
         print(__doc__.strip().splitlines()[-1].strip(), file=sys.stderr)
         return 2

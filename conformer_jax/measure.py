@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 
 import jax
+import ml_collections
 import numpy as np
 
-from conformer_jax import flops, profiling, program, sharding, trace, train
+from conformer_jax import flops, overrides, profiling, program, sharding, trace, train
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.errors import UserError
@@ -104,6 +105,8 @@ def _changed(config, field, value):
     try:
         old = config
         for part in field.split("."):
+            if isinstance(old, ml_collections.ConfigDict) and part not in old:
+                raise UserError(overrides.unknown(f"field config.{field}", part, sorted(old)))
             old = old[part]
         if isinstance(old, bool) and value in ("true", "false"):  # as --config.field takes it
             value = value == "true"

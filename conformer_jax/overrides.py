@@ -17,12 +17,18 @@ def define_config_flag():
     return config_flags.DEFINE_config_file("config", None, "FILE[:VARIANT]", lock_config=True)
 
 
-def parse_flags(argv: list[str], config) -> list[str]:
-    """Parses all flags; an unknown variant or field ends in one line with the known ones."""
+def parse_flags(argv: list[str], config, example="configs/pretrain.py") -> list[str]:
+    """Parses all flags; an unknown variant or field ends in one line with the known ones.
+
+    Args:
+      argv: the command line.
+      config: holder of the flag --config.
+      example: a config file that the command takes, for who gives none.
+    """
     try:
         rest = flags.FLAGS(argv)
         if config.value is None:
-            raise ValueError("--config is missing: try --config=configs/pretrain.py")
+            raise ValueError(f"--config is missing: try --config={example}")
         if len(rest) > 1:
             raise ValueError(f"unknown argument {rest[1]!r}: flags are written --name=value")
         config.value.name  # noqa: B018  (a file that failed to load raises only when it is used)
@@ -44,7 +50,10 @@ def explain_unreadable_config(argv: list[str], error: str) -> str:
     named = [arg.partition("=")[2] for arg in argv if arg.lstrip("-").startswith("config=")]
     file = named[-1].partition(":")[0] if named else ""
     if file and not os.path.exists(file):
-        return f"the config file {file} does not exist: try --config=configs/pretrain.py"
+        return (
+            f"the config file {file} does not exist here ({os.getcwd()}): configs/ lies in the "
+            f"repository's root, such as configs/pretrain.py"
+        )
     text = " ".join(error.split())
     return text.rpartition("Error: ")[2] if "Traceback" in text else text
 

@@ -53,6 +53,20 @@ def without_statistics(config):
     return config
 
 
+def check(config) -> None:
+    """Raises UserError for a task that there is not, and for sizes that no step has."""
+    if config.task not in TASKS:
+        raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
+    for name, value in (
+        ("data.batch_size", config.data.batch_size),
+        ("data.eval_batch_size", config.data.eval_batch_size),
+        ("data.clip_s", config.data.clip_s),
+        ("optimizer.learning_rate", config.optimizer.learning_rate),
+    ):
+        if not value > 0:
+            raise UserError(f"config.{name} = {value}: it must be above 0")
+
+
 def build(config, num_classes: int = 0, devices=None, prepared: Program | None = None) -> Program:
     """Builds the task's program; nothing is compiled before its first call.
 
@@ -66,8 +80,7 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
     Raises:
       UserError: a field that does not fit.
     """
-    if config.task not in TASKS:
-        raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
+    check(config)
     if config.task != "pretrain":
         _check_probe(config)
     key = _key(config, num_classes)

@@ -137,6 +137,8 @@ class Log:
         self._bar.close()
         self._file.close()
         self._events.close()
+        if len({record["step"] for record in self._records}) < 2:  # a probe has no steps
+            return
         try:
             curves.draw(self._config, self._records, self._workdir / "curves.png")
         except OSError as error:

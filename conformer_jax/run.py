@@ -35,6 +35,7 @@ def _labelled(config, workdir):
         table([*rows, ("chance", chance)]),
         f"{curves}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
+        f"Next: python -m conformer_jax.report {workdir}",
     ]
     return "\n".join(line for line in lines if line)
 

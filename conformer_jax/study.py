@@ -39,6 +39,8 @@ def study(config, workdir) -> list[dict]:
     """
     from conformer_jax import distributed, frozen, train
 
+    if "arms" not in config:
+        raise UserError(f"{config.name} is no study: take a config of configs/study.py")
     workdir, records, compiled = pathlib.Path(workdir), [], None
     workdir.mkdir(parents=True, exist_ok=True)
     before = _records_before(workdir)
@@ -248,4 +250,4 @@ if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     WORKDIR = flags.DEFINE_string("workdir", None, "runs/<config name> by default.")
     PROCESSES = command.define_process_flags()
-    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))
+    app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG, "configs/study.py"))

@@ -11,7 +11,8 @@ Then, from the step that was restored, until the last:
 Where there is a validation split (selection.py), that is what is evaluated, and what improves is
 saved; the last step then takes the parameters of the best, evaluates them on the held-out set and
 saves them as its own.
-On SIGTERM the loop saves where it is, whatever is due, and raises Preempted (preemption.py).
+On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Preempted
+(preemption.py).
 """
 
 import logging
@@ -38,6 +39,7 @@ from conformer_jax import (
 )
 from conformer_jax import workdir as workdirs
 from conformer_jax.data import host_loader
+from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, open_sources
 from conformer_jax.errors import UserError
 
@@ -69,7 +71,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 
     Raises:
       UserError: anything that the user can mend.
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     config = config.copy_and_resolve_references()
     workdir, report, (train_source, eval_source, label_names) = open_run(config, workdir)
@@ -77,12 +79,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     compiled = program.build(config, len(label_names), prepared=prepared)
     loader, place = host_loader.pick(config.data.loader), compiled.batch_sharding
     host, num_hosts = jax.process_index(), jax.process_count()
-    logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
-    if len(eval_source) < _FEW_CLIPS:
-        logging.warning(
-            "WARNING so few clips held out tell little: raise --config.data.eval_share, or name "
-            "--config.data.eval_folds"
-        )
+    say_sizes(train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
     init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -187,7 +184,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                     state, meta | {"preempted": {"window": metrics.to_json(window)}}, _UNRANKED
                 )
                 checkpoints.wait()
-                raise preemption.Preempted(f"stopped at step {step}")
+                raise watch.preempted(step)
             if save:
                 checkpoints.save(
                     state, meta, _rank(held_out) if validation is None else standing.rank
@@ -236,6 +233,8 @@ def open_run(config, workdir):
     Raises:
       UserError: anything that the user can mend.
     """
+    if config.data.manifest:  # before the workdir: a mistyped one is no other config's run
+        check_exists(config.data.manifest)
     distributed.on_first(lambda: workdirs.claim(workdir, config))
     workdir, host = pathlib.Path(workdir), jax.process_index()
     if not (workdir / "config.json").exists():
@@ -248,6 +247,16 @@ def open_run(config, workdir):
     return workdir, report, prepare_data(config, workdir, report)
 
 
+def say_sizes(train_source, eval_source):
+    """Logs how many clips there are, and that few held-out ones make no figure."""
+    logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
+    if len(eval_source) < _FEW_CLIPS:
+        logging.warning(
+            "WARNING so few clips held out tell little: hold out more (data.eval_share, "
+            "data.eval_folds), or cross-validate"
+        )
+
+
 def prepare_data(config, workdir, report):
     """Opens the sources and fills config.features.mean and .deviation in.
 
@@ -257,6 +266,7 @@ def prepare_data(config, workdir, report):
     Returns:
       training source, held-out source, label names.
     """
+    program.check(config)
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
     train_source, eval_source = open_sources(config, names)

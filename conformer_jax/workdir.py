@@ -46,6 +46,8 @@ def claim(workdir, config) -> None:
         if file.exists() and any((path / "checkpoints").glob("[0-9]*")):
             _compare(json.loads(file.read_text()), wanted, path)
         else:
+            for stale in path.glob("bad_audio*.csv"):  # of a run that saved nothing
+                stale.unlink()
             file.write_text(json.dumps(wanted, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error

@@ -103,6 +103,13 @@ def test_mean_deviation_and_interval():
     assert found["interval95"]["accuracy"] == pytest.approx(expected)
 
 
+def test_an_interval_ends_where_the_figure_does():
+    figures = {str(i): {"accuracy": a, "d_prime": 9 * a} for i, a in enumerate((1.0, 1.0, 0.9))}
+    found = cross_validate.summarise(figures)["interval95"]
+    assert found["accuracy"][1] == 1.0
+    assert found["d_prime"][1] > 9.0
+
+
 def test_what_cannot_be_validated_is_said(tmp_path):
     config = smoke(manifest(tmp_path, folds=("1",)))
     with pytest.raises(UserError, match=r"1 fold\(s\).*--folds=5"):

@@ -48,6 +48,12 @@ def test_each_trouble_is_named_with_its_mend(config, name, value, mend):
     assert "does not look healthy" in diagnostics.summary(config, sick, sick)
 
 
+def test_the_spread_of_targets_is_judged_on_a_batch_of_training(config):
+    few_clips = HEALTHY | {"target_deviation": 0.2}
+    assert "looks healthy" in diagnostics.summary(config, HEALTHY, few_clips)
+    assert "collapsed" in diagnostics.summary(config, few_clips, HEALTHY)
+
+
 def test_codebook_use_tells_collapse_from_an_even_spread():
     even, collapsed = np.full(8, 1 / 8), np.eye(8)[3]
     use = diagnostics.code_metrics(np.stack([even, collapsed]))

@@ -1,5 +1,6 @@
 """Manifests: what is read, what is refused and in which words, and the command that writes one."""
 
+import collections
 import csv
 import os
 import random
@@ -132,6 +133,18 @@ def test_what_is_held_out_depends_on_names_alone():
     assert {r.name for r in split_rows(moved, "m.csv", (), (), 0.05)[1]} == {
         r.name for r in held_out
     }
+
+
+def test_every_label_with_two_files_has_one_held_out():
+    labels = ["cat"] * 40 + ["dog"] * 12 + ["owl"] * 2 + ["wren"]
+    rows = [row._replace(labels=(name,)) for row, name in zip(rows_of(55), labels, strict=True)]
+    held_out = split_rows(rows, "m.csv", (), (), 0.1)[1]
+    count = collections.Counter(row.labels[0] for row in held_out)
+    assert count == {"cat": 4, "dog": 1, "owl": 1}
+    unlabelled = [row._replace(path=f"/x/{row.name}", name=f"x/{row.name}") for row in rows_of(99)]
+    with_more = split_rows(rows + unlabelled, "m.csv", (), (), 0.1)[1]
+    assert set(held_out) < set(with_more)  # what pre-training has not heard judges fine-tuning
+    assert "second file" in error_of(split_rows, [rows[0], rows[-1]], "m.csv", (), (), 0.1)
 
 
 def test_at_least_one_file_is_held_out_and_one_is_left():

@@ -99,7 +99,7 @@ def test_every_section_has_a_heading_and_is_in_the_contents(elements):
     }
     names = [name for _, _, name in headings]
     for name in (
-        *("Pre-training runs compared", "Fine-tuning runs compared"),
+        *("Pre-training runs compared", "Runs with labels compared"),
         *("pretrain", "linear", "finetune", "finetune, from scratch", "many"),
         *("Curves", "Use of the codebook", "Classes", "Confusions", "Worst mistakes"),
         *("Files that could not be read", "study: label efficiency", "cv: cross-validation"),
@@ -309,6 +309,20 @@ def test_label_efficiency_shows_both_lines(elements):
     }
     assert [x for x, _ in lines["pre-trained"]] == list(written.SHARES)
     assert len(elements.of("path", "spread")) == 4
+
+
+def test_the_arms_of_a_study_are_compared(tmp_path):
+    records = [
+        {"arm": arm, "share": 1.0, "init": "pretrained", "seed": seed, "accuracy": a, "mAP": a / 2}
+        for arm, figures in (("linear", (0.4, 0.6)), ("gumbel", (0.3,)))
+        for seed, a in enumerate(figures)
+    ]
+    (tmp_path / "study.json").write_text(json.dumps({"records": records, "caption": "targets"}))
+    report.write([tmp_path], tmp_path / "report.html", num_mistakes=0)
+    said = re.sub(r"<[^>]+>", "|", (tmp_path / "report.html").read_text())
+    assert "arms compared" in said
+    for figure in ("0.500 ± 0.141", "0.250 ± 0.071", "0.300", "0.150"):
+        assert figure in said
 
 
 def test_folds_are_a_table_and_their_confusions_are_pooled(folders, elements):

@@ -193,6 +193,9 @@ def test_a_crop_of_a_compressed_file(tmp_path, file_format):
 
 
 def write_manifest(folder, records, columns="path,label,fold"):
+    """The manifest, and an empty file for every record."""
+    for name, *_ in records:
+        (folder / name).touch()
     path = folder / "manifest.csv"
     path.write_text("\n".join([columns, *(",".join(record) for record in records)]) + "\n")
     return str(path)
@@ -220,6 +223,7 @@ def error_of(config, label_names=None):
 def test_a_manifest_source_reads_its_files(tmp_path):
     save(tmp_path / "a.wav", tone(2.0))
     manifest = write_manifest(tmp_path, [("a.wav", "x;y", ""), ("no.wav", "y", "")])
+    (tmp_path / "no.wav").unlink()
     source = ManifestSource(read_manifest(manifest), RATE, ("x", "y"))
     assert (len(source), source.sample_rate, source.label_names) == (2, RATE, ("x", "y"))
     assert ids_of(source) == ["a.wav", "no.wav"]
@@ -227,6 +231,16 @@ def test_a_manifest_source_reads_its_files(tmp_path):
     assert source.read(0, 1000, 0.5).shape == (1000,)
     with pytest.raises(BadAudio, match="file not found"):
         source.read(1, 1000, 0.5)
+
+
+def test_a_manifest_whose_files_are_gone_is_refused_before_anything_is_compiled(tmp_path):
+    manifest = labelled_manifest(tmp_path)
+    for i in range(4):
+        (tmp_path / f"{i}.wav").rename(tmp_path / f"{i}.old")
+    with pytest.raises(DataError, match=r"4 of 30 files looked at do not exist, such as .*0\.wav"):
+        open_sources(config_of(manifest=manifest))
+    (tmp_path / "0.old").rename(tmp_path / "0.wav")  # three gone are left to the bad-audio report
+    assert len(open_sources(config_of(manifest=manifest))[0]) == 27
 
 
 def test_pretraining_ignores_labels(tmp_path):

@@ -136,6 +136,11 @@ def test_a_study_begun_again_keeps_what_is_not_run_yet(runs, tmp_path, monkeypat
     assert key(kept[0]) == ("linear", 2)
 
 
+def test_a_config_without_arms_is_no_study(tmp_path):
+    with pytest.raises(UserError, match=r"no study: take a config of configs/study\.py"):
+        study.study(study_config.get_config("frozen").finetune, tmp_path)
+
+
 def test_frozen_arms_probe(runs, tmp_path):
     records = study.study(study_config.get_config("frozen"), tmp_path)
     assert {one.task for one, _ in runs.tuned} == {"finetune", "linear_probe", "knn"}

@@ -172,6 +172,47 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
     train.train_and_evaluate(config, tmp_path / "run", never)  # finished: nothing is done again
 
 
+def test_ctrl_c_saves_and_a_second_one_interrupts(capfd):
+    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
+    watch = preemption.Watch()
+    assert not watch.due()
+    with pytest.raises(KeyboardInterrupt):  # nothing to save yet
+        interrupt()
+    assert not watch.due()
+    interrupt()
+    assert watch.due()
+    assert "Ctrl-C again stops at once" in capfd.readouterr().err
+    assert str(watch.preempted(7)) == "stopped at step 7 by Ctrl-C"
+    assert watch.preempted(7).by_user
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    watch.close()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background
+    try:
+        watch = preemption.Watch()
+        watch.due(), watch.due()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        watch.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("task", "finetun"), ("data.batch_size", 0), ("optimizer.learning_rate", -1.0)],
+)
+def test_what_no_step_can_have_is_refused_before_data_is_opened(field, value, tmp_path):
+    config = pretrain_config.get_config("smoke")
+    config.data.manifest = "nowhere.csv"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"config.{field}"):
+        train.prepare_data(config, tmp_path, None)
+
+
 def test_a_finished_run_is_not_trained_again(copy):
     config, workdir, prepared = copy
     before, steps = records(workdir), []

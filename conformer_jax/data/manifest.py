@@ -59,15 +59,27 @@ def read_manifest(path) -> list[Row]:
                 labels = tuple(dict.fromkeys(part for part in parts if part))
                 rows.append(Row(full, labels, (record.get("fold") or "").strip(), name))
     except OSError as e:
-        raise DataError(
-            f"cannot read the manifest {path} (config.data.manifest): {e.strerror}; "
-            "`python -m conformer_jax.data.manifest DIR` writes one for a folder of audio"
-        ) from None
+        raise DataError(_unreadable(path, e)) from None
     except (UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"{path} is not a CSV file in UTF-8: {e}") from None
     if not rows:
         raise DataError(f"{path} lists no files: add a line per file below the column names")
     return rows
+
+
+def check_exists(path) -> None:
+    """Raises the DataError of `read_manifest` for a file that is not there."""
+    try:
+        os.stat(path)
+    except OSError as e:
+        raise DataError(_unreadable(path, e)) from None
+
+
+def _unreadable(path, error) -> str:
+    return (
+        f"cannot read the manifest {path} (config.data.manifest): {error.strerror}; "
+        "`python -m conformer_jax.data.manifest DIR` writes one for a folder of audio"
+    )
 
 
 def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[list, list]:
@@ -78,8 +90,9 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
       manifest: its path, for messages.
       train_folds, eval_folds: values of `fold`, compared as strings. Without `train_folds` all
         but `eval_folds` are trained on; without `eval_folds` a share of those is held out.
-      eval_share: share of the files held out, chosen by a hash of their paths, so it depends
-        neither on their order nor on any seed. At least one file.
+      eval_share: share of the files of each label that is held out (files of several labels count
+        for the first), at least one of two or more, chosen by a hash of their paths: it depends
+        neither on their order nor on any seed, and is the same with and without unlabelled files.
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
@@ -103,7 +116,30 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
         if not train:
             raise DataError(f"config.data.eval_folds takes every file of {manifest}: name fewer")
         return train, held_out
-    chosen = hold_out([row.name for row in train], eval_share, manifest)
+    if known and not train_folds:
+        logging.info(
+            "%s has folds (%s): --config.data.eval_folds=\"('%s',)\" holds one out; now a share of "
+            "%g of the clips is held out",
+            manifest,
+            ", ".join(known),
+            known[0],
+            eval_share,
+        )
+    by_label = collections.defaultdict(list)
+    for i, row in enumerate(train):
+        by_label[row.labels[:1]].append(i)
+    chosen = set()
+    for indices in by_label.values():
+        if len(indices) > 1:
+            names = [train[i].name for i in indices]
+            chosen |= {indices[j] for j in hold_out(names, eval_share, manifest)}
+    if not chosen:
+        hold_out(
+            [row.name for row in train], eval_share, manifest
+        )  # says what there is too little of
+        raise DataError(
+            f"{manifest}: no label has a second file to hold out; add files, or a column 'fold'"
+        )
     return (
         [row for i, row in enumerate(train) if i not in chosen],
         [row for i, row in enumerate(train) if i in chosen],
@@ -147,8 +183,10 @@ def write_manifest(folder, output=None, folds=0) -> str:
       output: CSV to write (an existing one is replaced); None for manifest.csv in `folder`.
       folds: fill `fold` with 1 to this many, equally often within a label; 0 leaves it empty.
 
-    Raises DataError: no such folder, no audio in it, or `output` cannot be written.
+    Raises DataError: one fold, no such folder, no audio in it, or `output` cannot be written.
     """
+    if folds < 0 or folds == 1:
+        raise DataError(f"--folds={folds}: two are the least")
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name one that contains audio files")
@@ -193,10 +231,26 @@ def write_manifest(folder, output=None, folds=0) -> str:
         f"  files       {len(rows)}, {seconds / 3600:.2f} h",
         f"  classes     {len(classes)}" + (f": {shown}" if classes else ""),
         f"  unreadable  {len(unreadable)}" + (f", see {unreadable_list}" if unreadable else ""),
-        "Next: python -m conformer_jax.main --config=configs/pretrain.py:tiny "
-        f"--config.data.manifest={output}",
+        *([f"  folds       {folds}, each label spread over them"] if folds else []),
+        *_next(output, len(classes), folds),
     ]
     return "\n".join(lines)
+
+
+def _next(manifest, num_classes, folds):
+    """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
+    probe = f"--config=configs/finetune.py:probe --config.data.manifest={manifest}"
+    lines = []
+    if num_classes > 1:
+        module = "cross_validate" if folds else "main"
+        lines.append(
+            f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} {probe}"
+        )
+    lines.append(
+        "Next, with an hour of sound or more: python -m conformer_jax.main "
+        f"--config=configs/pretrain.py:tiny --config.data.manifest={manifest}"
+    )
+    return lines
 
 
 def _visible_files(folder):

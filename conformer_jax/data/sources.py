@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 
 import numpy as np
 
@@ -203,6 +204,7 @@ def open_sources(config, label_names=None) -> tuple[Source, Source]:
         train, held_out = _tfds_sources(config)
         where = f"TFDS {config.data.tfds_name}"
     else:
+        logging.info("no manifest: the synthetic corpus is used")
         train, held_out = SyntheticSource(config, "train"), SyntheticSource(config, "eval")
         where = "the synthetic corpus"
     names = ()
@@ -232,8 +234,21 @@ def _manifest_sources(config, label_names):
                 "%s: %d files without a label skipped", manifest, len(rows) - len(labelled)
             )
         rows = labelled
+    _check_files(rows, manifest, data.max_bad_share)
     parts = split_rows(rows, manifest, data.train_folds, data.eval_folds, data.eval_share)
     return tuple(ManifestSource(part, config.features.sample_rate, names) for part in parts)
+
+
+def _check_files(rows, manifest, max_bad_share):
+    """Raises DataError where too many of a hundred rows name no file: a moved folder, mostly, which
+    would be noticed only after compiling."""
+    looked_at = rows[:: max(1, len(rows) // 100)]
+    missing = [row for row in looked_at if not os.path.exists(row.path)]
+    if len(missing) > max(3, max_bad_share * len(looked_at)):
+        raise DataError(
+            f"{manifest}: {len(missing)} of {len(looked_at)} files looked at do not exist, such as "
+            f"{missing[0].path}: paths are relative to the manifest's folder"
+        )
 
 
 def _tfds_sources(config):

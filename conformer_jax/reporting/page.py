@@ -82,12 +82,14 @@ def run_section(run, num_mistakes: int) -> Section:
 
 
 def study_sections(study, num_mistakes: int) -> list[Section]:
-    """Label efficiency and cross-validation, where the folder has them."""
+    """Label efficiency, arms and cross-validation, where the folder has them."""
     found = []
     if study.efficiency is not None:
         found.append(
             Section(f"{study.name}: label efficiency", studies.label_efficiency(study.efficiency))
         )
+    if study.arms is not None:
+        found.append(Section(f"{study.name}: arms compared", studies.arms(study.arms)))
     if study.folds is not None:
         content = studies.folds(study.folds, study.fold_runs)
         with_predictions = [run for run in study.fold_runs if run.predictions is not None]
@@ -99,11 +101,13 @@ def study_sections(study, num_mistakes: int) -> list[Section]:
 
 
 def _comparisons(runs):
-    groups = {task: [run for run in runs if run.task == task] for task in ("pretrain", "finetune")}
-    names = {"pretrain": "Pre-training runs compared", "finetune": "Fine-tuning runs compared"}
+    groups = {
+        "Pre-training runs compared": [run for run in runs if run.task == "pretrain"],
+        "Runs with labels compared": [run for run in runs if run.task != "pretrain"],
+    }
     return [
-        Section(names[task], studies.comparison(group))
-        for task, group in groups.items()
+        Section(title, studies.comparison(group))
+        for title, group in groups.items()
         if sum(bool(run.records) for run in group) > 1
     ]
 

@@ -28,7 +28,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        """'pretrain' or 'finetune'; without a config, by what was logged."""
+        """As in the config; without one 'pretrain' or 'finetune', by what was logged."""
         if self.config is not None:
             return self.config.task
         contrastive = any("contrastive_loss" in record for record in self.records)
@@ -46,11 +46,12 @@ class Run:
 
 @dataclasses.dataclass
 class Study:
-    """A folder of several runs: label efficiency, cross-validation or both."""
+    """A folder of several runs: label efficiency or another study, cross-validation."""
 
     name: str
     path: pathlib.Path
     efficiency: dict | None
+    arms: dict | None  # of a study that has no shares of labels
     folds: dict | None
     fold_runs: list[Run]
 
@@ -76,7 +77,7 @@ def read_all(paths) -> tuple[list[Run], list[Study]]:
         if study is None and run is None and control is None:
             raise UserError(
                 f"{path} holds nothing to report on (no metrics.jsonl, predictions.npz, "
-                f"label_efficiency.json or folds.json): name the workdir of a run"
+                f"study.json, label_efficiency.json or folds.json): name the workdir of a run"
             )
         runs += [r for r in (run, control) if r is not None]
         studies += [study] if study else []
@@ -100,7 +101,7 @@ def read_run(name: str, path: pathlib.Path) -> Run | None:
     if not records:
         left_out.append("Curves: there is no metrics.jsonl.")
     run = Run(name, path, config, records, predictions, _bad_audio(path), left_out)
-    if run.task == "finetune" and not file.exists():
+    if run.task != "pretrain" and not file.exists():
         left_out.append("Classes and mistakes: there is no predictions.npz.")
     return run
 
@@ -163,13 +164,14 @@ def _bad_audio(path):
 
 def _study(name, path):
     efficiency, folds = (_json(path / f) for f in ("label_efficiency.json", "folds.json"))
-    if efficiency is None and folds is None:
+    arms = _json(path / "study.json") if efficiency is None else None
+    if efficiency is None and arms is None and folds is None:
         return None
     runs = []
     for fold in (folds or {}).get("folds", {}):
         run = read_run(f"fold {fold}", path / f"fold_{fold}")
         runs += [run] if run else []
-    return Study(name, path, efficiency, folds, runs)
+    return Study(name, path, efficiency, arms, folds, runs)
 
 
 def _json(path):

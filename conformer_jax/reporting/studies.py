@@ -16,6 +16,8 @@ _FITTED = (
     "How fast each run fits what it is trained on; lower is better only where the held-out figures "
     "are better, too."
 )
+# Fields of a config that follow from others.
+_NOT_A_CHOICE = {"name", "next_command", "features.mean", "features.deviation"}
 # title, unit, name in the log, name of what guessing scores there, how to read it
 _COMPARED = {
     "pretrain": (
@@ -28,7 +30,7 @@ _COMPARED = {
         ),
         ("Contrastive loss", "nats", "contrastive_loss", None, _DOWN),
     ),
-    "finetune": (
+    "labels": (
         ("Accuracy", "share of clips", "accuracy", "chance_accuracy", _UP),
         ("mAP", "mean over classes", "mAP", "chance_mAP", _UP),
     ),
@@ -36,14 +38,18 @@ _COMPARED = {
 _NOTES = {
     "pretrain": "Losses and accuracies of pre-training compare between runs of the same target, "
     "the same number of distractors and the same clips only.",
-    "finetune": "Fair where the runs differ in one thing only; below is what they differ in.",
+    "labels": "Fair where the runs differ in one thing only; below is what they differ in.",
 }
 
 
 def comparison(runs) -> Markup:
-    """Final figures of runs of one task beside each other, their curves, and what differs."""
+    """Final figures of runs beside each other, their curves, and what differs.
+
+    All of them pre-train, or none.
+    """
     bars, charts = [], []
-    for title, unit, name, chance, about in _COMPARED[runs[0].task]:
+    kind = "pretrain" if runs[0].task == "pretrain" else "labels"
+    for title, unit, name, chance, about in _COMPARED[kind]:
         last = [(run.name, run.last("eval")) for run in runs]
         rows = [(run, e[name], e.get(chance)) for run, e in last if e.get(name) is not None]
         if chance and len(rows) > 1:
@@ -55,7 +61,7 @@ def comparison(runs) -> Markup:
     if any(points for _, points in lines):
         charts.append(_overlay("Training loss", "nats", _FITTED, lines, dots=False))
     return join(
-        tag("p", _NOTES[runs[0].task]),
+        tag("p", _NOTES[kind]),
         tag("div", *bars, class_="side-by-side") if bars else None,
         tag("div", *charts, class_="plots"),
         _differences(runs),
@@ -85,6 +91,7 @@ def _differences(runs):
     configs = [run.config.to_dict() for run in known]
     fields = sorted(
         {line.split(": ")[0] for c in configs[1:] for line in differing_fields(configs[0], c)}
+        - _NOT_A_CHOICE
     )
     rows = [[tag("code", field), *(_value(c, field) for c in configs)] for field in fields]
     if not rows:
@@ -116,7 +123,7 @@ def label_efficiency(study: dict) -> Markup:
     shares = sorted({share for _, share in cells})
     charts = [
         _efficiency_chart(cells, shares, f"{title}, held out", unit, name)
-        for title, unit, name, *_ in _COMPARED["finetune"]
+        for title, unit, name, *_ in _COMPARED["labels"]
     ]
     rows = []
     for share in shares:
@@ -133,6 +140,28 @@ def label_efficiency(study: dict) -> Markup:
         tag("p", study["caption"]) if study.get("caption") else None,
         tag("div", *charts, class_="plots"),
         table("Mean and standard deviation over seeds", [*head, "seeds"], rows),
+    )
+
+
+def arms(study: dict) -> Markup:
+    """The arms of a study, each with its mean and deviation over the seeds.
+
+    Args:
+      study: study.json, {'records': [{'arm', 'seed', 'clips', 'accuracy', 'mAP'}], 'caption'}.
+    """
+    rows = []
+    for arm in dict.fromkeys(record["arm"] for record in study["records"]):
+        records = [record for record in study["records"] if record["arm"] == arm]
+        figures = {name: [r[name] for r in records] for name in ("accuracy", "mAP")}
+        rows.append(
+            [arm, bar(float(np.mean(figures["accuracy"])))]
+            + [_mean_and_deviation(values) for values in figures.values()]
+            + [len(records)]
+        )
+    head = ["arm", "accuracy", "with deviation", "mAP", "seeds"]
+    return join(
+        tag("p", study["caption"]) if study.get("caption") else None,
+        table("Mean and standard deviation over seeds, held out", head, rows, words=(0, 1)),
     )
 
 

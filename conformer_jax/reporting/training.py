@@ -152,7 +152,7 @@ def verdict(run) -> Markup:
     """Whether a pre-training run looks healthy, by the rules of its closing summary."""
     if run.task != "pretrain" or run.config is None or not _newest(run):
         return Markup()
-    record = {**_newest(run), **run.last("train"), **run.last("eval")}
+    record = _newest(run) | diagnostics.final_record(run.last("train"), run.last("eval"))
     record = {name: math.nan if value is None else value for name, value in record.items()}
     found = diagnostics.problems(run.config, record)
     if not found:
@@ -224,6 +224,13 @@ def _levels(run, name):
     return (("chance", newest[key]),) if key and newest.get(key) is not None else ()
 
 
+_TASKS = {
+    "finetune": "fine-tuning",
+    "linear_probe": "linear probe of the frozen encoder",
+    "knn": "nearest neighbours in the frozen encoder's space",
+}
+
+
 def facts(run) -> Markup:
     """What the run was and where it ended, as a list of terms."""
     config, train, held_out = run.config, run.last("train"), run.last("eval")
@@ -231,7 +238,7 @@ def facts(run) -> Markup:
     found = {}
     if config is not None:
         pretrain = run.task == "pretrain"
-        found["Task"] = f"pre-training, target {config.target}" if pretrain else "fine-tuning"
+        found["Task"] = f"pre-training, target {config.target}" if pretrain else _TASKS[run.task]
         encoder = config.conformer
         found["Encoder"] = f"{len(encoder.kernel_sizes)} blocks of width {encoder.width}"
         if not pretrain:
@@ -241,7 +248,7 @@ def facts(run) -> Markup:
         if steps:
             hours = steps * data.batch_size * data.clip_s / 3600
             found["Heard"] = f"{number(hours)} hours, repeats included"
-        if steps is not None:
+        if steps is not None and run.task in ("pretrain", "finetune"):
             found["Steps"] = f"{steps:,} of {config.train.num_steps:,}"
     elif steps is not None:
         found["Steps"] = f"{steps:,}"
