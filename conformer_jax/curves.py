@@ -26,13 +26,14 @@ _FINETUNE_PANELS = (
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
 
 
-def draw(config, records: list[dict], path) -> None:
+def draw(config, records: list[dict], path, control: list[dict] | None = None) -> None:
     """Draws the records of metrics.jsonl to a PNG.
 
     Args:
       config: of the run.
       records: [{'step': ..., 'split': 'train' | 'validation' | 'eval', name: value, ...}].
       path: of the PNG.
+      control: records of the same from scratch, drawn beside them.
     """
     pretrain = config.task == "pretrain"
     panels = list(_PRETRAIN_PANELS if pretrain else _FINETUNE_PANELS)
@@ -45,6 +46,11 @@ def draw(config, records: list[dict], path) -> None:
     ranges = diagnostics.healthy_ranges(config, newest) if pretrain and newest else {}
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         _panel(axis, title, names, records, ranges)
+        if control:
+            _lines(axis, names, control, ", from scratch", color="tab:red")
+        chance = None if pretrain or newest is None else newest.get(f"chance_{names[0]}")
+        if chance is not None:
+            axis.axhline(chance, color="grey", linestyle=":", label="chance")
     if ranges:
         guess = math.log(1 + config.wav2vec2.num_distractors)
         axes.flat[0].axhline(guess, color="grey", linestyle=":", label="chance")
@@ -59,6 +65,20 @@ def draw(config, records: list[dict], path) -> None:
 
 
 def _panel(axis, title, names, records, ranges):
+    values = _lines(axis, names, records)
+    if values and names[0] in ranges:
+        healthy = ranges[names[0]]
+        limits = axis.get_ylim()
+        axis.axhspan(healthy.low, healthy.high, color="tab:green", alpha=0.12, label="healthy")
+        axis.set_ylim(min(limits[0], *values), max(limits[1], *values))
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.3)
+
+
+def _lines(axis, names, records, whose="", **look):
+    """Draws a line for each name and split that was logged; returns their values."""
     values = []
     for name in names:
         for split, style in (("train", "-"), ("validation", "s--"), ("eval", "o--")):
@@ -72,14 +92,9 @@ def _panel(axis, title, names, records, ranges):
             label = {"train": "training", "eval": "held out"}.get(split, split)
             if len(names) > 1:
                 label = f"{name.rsplit('_', 1)[-1]}, {label}"
-            axis.plot(*zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=label)
+            label += whose
+            axis.plot(
+                *zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=label, **look
+            )
             values += [value for _, value in points]
-    if values and names[0] in ranges:
-        healthy = ranges[names[0]]
-        limits = axis.get_ylim()
-        axis.axhspan(healthy.low, healthy.high, color="tab:green", alpha=0.12, label="healthy")
-        axis.set_ylim(min(limits[0], *values), max(limits[1], *values))
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=7)
-    axis.grid(alpha=0.3)
+    return values

@@ -3,7 +3,7 @@
 import logging
 import pathlib
 
-from conformer_jax import diagnostics, frozen, train
+from conformer_jax import curves, diagnostics, distributed, frozen, progress, train
 
 
 def run(config, workdir) -> str:
@@ -28,6 +28,8 @@ def _pretrain(config, workdir):
 
 def _labelled(config, workdir):
     rows, _ = with_control(config, workdir)
+    if len(rows) > 1 and config.task == "finetune":
+        distributed.on_first(lambda: _draw_both(config, pathlib.Path(workdir)))
     held_out = rows[0][1]
     chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
     curves = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
@@ -67,6 +69,14 @@ def with_control(config, workdir, prepared=None):
         same = "same budget" if config.task == "finetune" else done
         rows.append((f"from scratch, {same}", scratch.held_out))
     return rows, result.program
+
+
+def _draw_both(config, workdir):
+    """The run's curves once more, the control's beside them."""
+    own, scratch = (
+        progress.read_records(folder / "metrics.jsonl") for folder in (workdir, workdir / "scratch")
+    )
+    curves.draw(config, own, workdir / "curves.png", scratch)
 
 
 def table(rows) -> str:

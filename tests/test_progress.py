@@ -1,4 +1,4 @@
-"""Where the progress bar is drawn, and that it fits."""
+"""Where the progress bar is drawn, and that it fits; the curves."""
 
 import fcntl
 import os
@@ -6,8 +6,10 @@ import struct
 import sys
 import termios
 
-from configs import pretrain
-from conformer_jax import progress
+import matplotlib.pyplot as plt
+
+from configs import finetune, pretrain
+from conformer_jax import curves, progress
 
 RECORD = {"loss": 4.321, "contrastive_accuracy": 0.123, "clips_per_s": 30.5, "gradient_norm": 1.0}
 
@@ -41,3 +43,25 @@ def test_eighty_columns_hold_all_that_is_promised(tmp_path, monkeypatch):
 def test_a_terminal_without_width_gets_lines(tmp_path, monkeypatch):
     lines = shown(tmp_path, monkeypatch, 0)
     assert any("step 120/200: loss 4.321, contrastive acc 0.123" in line for line in lines)
+
+
+def test_curves_show_the_control_beside_the_run(tmp_path):
+    records = [
+        {
+            "step": step,
+            "split": split,
+            "accuracy": step / 10,
+            "loss": 3 - step,
+            "chance_accuracy": 0.1,
+        }
+        for step in (1, 2)
+        for split in ("train", "eval")
+    ]
+    lower = [record | {"accuracy": 0.05} for record in records]
+    config = finetune.get_config("smoke")
+    curves.draw(config, records, tmp_path / "alone.png")
+    curves.draw(config, records, tmp_path / "both.png", lower)
+    alone, both = (plt.imread(tmp_path / name) for name in ("alone.png", "both.png"))
+    red = [(image[..., 0] - image[..., 1:3].max(-1) > 0.6).sum() for image in (alone, both)]
+    assert red[0] == 0
+    assert red[1] > 100
