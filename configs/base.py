@@ -161,7 +161,8 @@ def get_config() -> ml_collections.ConfigDict:
     t.eval_batch_size = 32  # clips an evaluation step, likewise
     t.train_folds = ()  # values of the manifest's `fold` column to train on; () all but eval_folds
     t.eval_folds = ()  # and to evaluate on; () holds out eval_share
-    t.eval_share = 0.05  # share of the files held out where eval_folds is ()
+    # Share of each label's files held out where eval_folds is (), at least one of two or more.
+    t.eval_share = 0.05
     t.labels_per_class = 0  # finetune: labelled clips a class kept for training; 0 all
     # finetune: share of the training clips of each class (of those labels_per_class keeps) that
     # judges instead of training. The run then ends with the parameters of its best evaluation on

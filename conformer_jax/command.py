@@ -1,6 +1,5 @@
 """What all commands that train share: joining other processes, and how every error ends."""
 
-import pathlib
 import sys
 
 from absl import flags
@@ -26,7 +25,7 @@ def execute(work, workdir, process_flags) -> None:
     """Runs `work` and prints what it returns, on process 0.
 
     A user's mistake ends in one line and exit code 1; a run saved on SIGTERM with 75, what another
-    try may mend with 70, Ctrl-C with 130.
+    try may mend with 70, Ctrl-C, saved or not, with 130.
 
     Args:
       work: function without arguments; returns text to print or ''.
@@ -64,10 +63,7 @@ def execute(work, workdir, process_flags) -> None:
         overrides.fail(f"another process may have died: {reason}", _CRASHED, at_once=True)
     except KeyboardInterrupt:
         # TensorFlow's threads may crash an interpreter that winds down.
-        saved = any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
-        goes_on = "goes on from the newest checkpoint" if saved else "begins anew"
-        overrides.fail(
-            f"interrupted: the same command {goes_on} in {workdir}", _INTERRUPTED, at_once=True
-        )
+        said = f"interrupted: the same command goes on from what is saved in {workdir}"
+        overrides.fail(said, _INTERRUPTED, at_once=True)
     if closing and jax.process_index() == 0:
         print(closing)

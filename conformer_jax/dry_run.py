@@ -19,6 +19,7 @@ def describe(config) -> str:
     Raises:
       UserError: what the run itself would raise.
     """
+    program.check(config)
     config = program.without_statistics(config)
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)

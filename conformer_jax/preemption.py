@@ -45,9 +45,15 @@ class Watch:
 
     def __init__(self):
         self._asked, self._before = None, {}  # the first signal; what each meant before
+        self._interrupted = False
         self._new = True  # `due` has not been called
         self._alone = jax.process_count() == 1
         self._can_listen = threading.current_thread() is threading.main_thread()
+
+    @property
+    def heard(self) -> bool:
+        """Whether a signal came to this process, which is alone."""
+        return self._asked is not None
 
     def due(self) -> bool:
         """Whether to save and stop here; all processes ask at the same places."""
@@ -58,7 +64,7 @@ class Watch:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         self._new = False
-        return self._asked is not None
+        return self.heard
 
     def close(self) -> None:
         """Gives the signals their former meaning back."""
@@ -71,8 +77,9 @@ class Watch:
 
     def _note(self, number, _):
         if number == signal.SIGINT:
-            if self._asked == signal.SIGINT:
+            if self._interrupted:
                 raise KeyboardInterrupt
+            self._interrupted = True
             # Not print: a signal may come in the middle of one.
             os.write(2, b"\nsaving, then stopping; Ctrl-C again stops at once\n")
         self._asked = self._asked or number

@@ -32,10 +32,10 @@ def _labelled(config, workdir):
         distributed.on_first(lambda: _draw_both(config, pathlib.Path(workdir)))
     held_out = rows[0][1]
     chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
-    curves = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
+    picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
     lines = [
         table([*rows, ("chance", chance)]),
-        f"{curves}predictions: {workdir}/predictions.npz",
+        f"{picture}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {workdir}",
     ]
@@ -76,7 +76,10 @@ def _draw_both(config, workdir):
     own, scratch = (
         progress.read_records(folder / "metrics.jsonl") for folder in (workdir, workdir / "scratch")
     )
-    curves.draw(config, own, workdir / "curves.png", scratch)
+    try:
+        curves.draw(config, own, workdir / "curves.png", scratch)
+    except OSError as error:
+        logging.warning("curves.png not written: %s", error)
 
 
 def table(rows) -> str:

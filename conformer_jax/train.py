@@ -212,6 +212,8 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 _check_health(config, state, train_record, done, log)
             log.advance(done)
         checkpoints.wait()
+        if watch.heard:  # too late to stop anything but what comes after this run
+            raise watch.preempted(num_steps)
     finally:
         watch.close()
         batches.close()
@@ -233,7 +235,9 @@ def open_run(config, workdir):
     Raises:
       UserError: anything that the user can mend.
     """
-    if config.data.manifest:  # before the workdir: a mistyped one is no other config's run
+    # Before the workdir: what is mistyped is no other config's run.
+    program.check(config)
+    if config.data.manifest:
         check_exists(config.data.manifest)
     distributed.on_first(lambda: workdirs.claim(workdir, config))
     workdir, host = pathlib.Path(workdir), jax.process_index()
@@ -266,7 +270,6 @@ def prepare_data(config, workdir, report):
     Returns:
       training source, held-out source, label names.
     """
-    program.check(config)
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
     train_source, eval_source = open_sources(config, names)

@@ -8,7 +8,8 @@
 # buckets, and runs
 # `python -m conformer_jax.main ARGUMENT...` from the repository's root until it has finished:
 # again after it was preempted (exit code 75), again a few times after a crash, never after a
-# mistake of yours (1). SIGTERM and Ctrl-C reach the program as SIGTERM: it saves and ends.
+# mistake of yours (1). SIGTERM and Ctrl-C reach the program as SIGTERM (with RETRY=0 as they are):
+# it saves and ends.
 # `--install` makes the environment and no more.
 #
 # Settings:

@@ -144,7 +144,17 @@ def test_every_label_with_two_files_has_one_held_out():
     unlabelled = [row._replace(path=f"/x/{row.name}", name=f"x/{row.name}") for row in rows_of(99)]
     with_more = split_rows(rows + unlabelled, "m.csv", (), (), 0.1)[1]
     assert set(held_out) < set(with_more)  # what pre-training has not heard judges fine-tuning
-    assert "second file" in error_of(split_rows, [rows[0], rows[-1]], "m.csv", (), (), 0.1)
+    # Not all of a label, whatever the share; labels of one file each are as none.
+    pairs = split_rows(rows[-3:-1] + rows[:40], "m.csv", (), (), 0.9)
+    assert {row.labels for row in pairs[0]} == {row.labels for row in pairs[1]}
+    singles = [row._replace(labels=(row.name,)) for row in rows]
+    assert len(split_rows(singles, "m.csv", (), (), 0.1)[1]) == 6
+
+
+def test_many_labels_of_few_files_are_told(caplog):
+    rows = [row._replace(labels=(f"speaker {i // 2}",)) for i, row in enumerate(rows_of(100))]
+    assert len(split_rows(rows, "m.csv", (), (), 0.05)[1]) == 50
+    assert "50 of 100 files are held out" in caplog.text
 
 
 def test_at_least_one_file_is_held_out_and_one_is_left():

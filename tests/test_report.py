@@ -325,6 +325,13 @@ def test_the_arms_of_a_study_are_compared(tmp_path):
         assert figure in said
 
 
+def test_a_study_without_arms_is_refused(tmp_path):
+    record = {"share": 1.0, "init": "pretrained", "seed": 0, "accuracy": 0.5, "mAP": 0.5}
+    (tmp_path / "study.json").write_text(json.dumps({"records": [record]}))
+    with pytest.raises(UserError, match=r"study\.json is not as expected \(KeyError: 'arm'\)"):
+        runs.read_all([tmp_path])
+
+
 def test_folds_are_a_table_and_their_confusions_are_pooled(folders, elements):
     cells = [said for _, said in elements.of("td")]
     assert {"0.667", "0.333", "0.100 to 0.900", "not measured"} <= set(cells)

@@ -1,6 +1,7 @@
 """The loop: resume, evaluation, checkpoints that fail, runs that diverge."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -172,33 +173,53 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
     train.train_and_evaluate(config, tmp_path / "run", never)  # finished: nothing is done again
 
 
-def test_ctrl_c_saves_and_a_second_one_interrupts(capfd):
-    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture
+def meaning():
+    """Sets what SIGINT means during a test: pytest itself may have been told to ignore it."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_ctrl_c_saves_and_a_second_one_interrupts(capfd, meaning):
+    send = functools.partial(os.kill, os.getpid())
+    meaning(signal.default_int_handler)
     watch = preemption.Watch()
     assert not watch.due()
     with pytest.raises(KeyboardInterrupt):  # nothing to save yet
-        interrupt()
+        send(signal.SIGINT)
     assert not watch.due()
-    interrupt()
+    send(signal.SIGINT)
     assert watch.due()
     assert "Ctrl-C again stops at once" in capfd.readouterr().err
     assert str(watch.preempted(7)) == "stopped at step 7 by Ctrl-C"
     assert watch.preempted(7).by_user
     with pytest.raises(KeyboardInterrupt):
-        interrupt()
+        send(signal.SIGINT)
     watch.close()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_ignored_ctrl_c_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background
-    try:
-        watch = preemption.Watch()
-        watch.due(), watch.due()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        watch.close()
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_ctrl_c_after_sigterm_does_not_wait_for_a_third(meaning):
+    send = functools.partial(os.kill, os.getpid())
+    meaning(signal.default_int_handler)
+    watch = preemption.Watch()
+    watch.due(), watch.due()
+    send(signal.SIGTERM)
+    send(signal.SIGINT)
+    assert not watch.preempted(7).by_user
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    watch.close()
+
+
+def test_an_ignored_ctrl_c_stays_ignored(meaning):
+    meaning(signal.SIG_IGN)  # as of a job in the background
+    watch = preemption.Watch()
+    watch.due(), watch.due()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    watch.close()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +231,7 @@ def test_what_no_step_can_have_is_refused_before_data_is_opened(field, value, tm
     config.data.manifest = "nowhere.csv"
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"config.{field}"):
-        train.prepare_data(config, tmp_path, None)
+        train.open_run(config, tmp_path)
 
 
 def test_a_finished_run_is_not_trained_again(copy):

@@ -91,8 +91,9 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
       train_folds, eval_folds: values of `fold`, compared as strings. Without `train_folds` all
         but `eval_folds` are trained on; without `eval_folds` a share of those is held out.
       eval_share: share of the files of each label that is held out (files of several labels count
-        for the first), at least one of two or more, chosen by a hash of their paths: it depends
-        neither on their order nor on any seed, and is the same with and without unlabelled files.
+        for the first), at least one and not all of two or more, chosen by a hash of their paths: it
+        depends neither on their order nor on any seed, and is the same with and without unlabelled
+        files. A label's only file is trained on; where all labels have one, they count as one.
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
@@ -128,17 +129,17 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
     by_label = collections.defaultdict(list)
     for i, row in enumerate(train):
         by_label[row.labels[:1]].append(i)
+    groups = [indices for indices in by_label.values() if len(indices) > 1]
     chosen = set()
-    for indices in by_label.values():
-        if len(indices) > 1:
-            names = [train[i].name for i in indices]
-            chosen |= {indices[j] for j in hold_out(names, eval_share, manifest)}
-    if not chosen:
-        hold_out(
-            [row.name for row in train], eval_share, manifest
-        )  # says what there is too little of
-        raise DataError(
-            f"{manifest}: no label has a second file to hold out; add files, or a column 'fold'"
+    for indices in groups or [range(len(train))]:
+        names = [train[i].name for i in indices]
+        chosen |= {indices[j] for j in hold_out(names, eval_share, manifest)}
+    if len(chosen) > 3 * max(1, eval_share * len(train)):
+        logging.warning(
+            "WARNING %d of %d files are held out, one of each of many labels: where the folders "
+            "are no classes, empty the column 'label'",
+            len(chosen),
+            len(train),
         )
     return (
         [row for i, row in enumerate(train) if i not in chosen],
@@ -147,16 +148,16 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
 
 
 def hold_out(names, share, whole) -> set[int]:
-    """Indices of the `share` of `names` (at least one) whose hashes are lowest.
+    """Indices of the `share` of `names` (at least one, not all) whose hashes are lowest.
 
     `whole` names the data set in the DataError that is raised where none would be left.
     """
-    count = max(1, round(share * len(names)))
-    if count >= len(names):
+    if len(names) < 2 or not 0 <= share < 1:
         raise DataError(
-            f"{whole}: holding out {count} of {len(names)} files leaves none to train on; add "
+            f"{whole}: holding out {share:g} of {len(names)} file(s) leaves none to train on; add "
             "files or lower config.data.eval_share"
         )
+    count = min(max(1, round(share * len(names))), len(names) - 1)
     return set(sorted(range(len(names)), key=lambda i: (_hash(names[i]), names[i]))[:count])
 
 

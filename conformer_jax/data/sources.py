@@ -234,17 +234,17 @@ def _manifest_sources(config, label_names):
                 "%s: %d files without a label skipped", manifest, len(rows) - len(labelled)
             )
         rows = labelled
-    _check_files(rows, manifest, data.max_bad_share)
+    _check_files(rows, manifest)
     parts = split_rows(rows, manifest, data.train_folds, data.eval_folds, data.eval_share)
     return tuple(ManifestSource(part, config.features.sample_rate, names) for part in parts)
 
 
-def _check_files(rows, manifest, max_bad_share):
-    """Raises DataError where too many of a hundred rows name no file: a moved folder, mostly, which
-    would be noticed only after compiling."""
-    looked_at = rows[:: max(1, len(rows) // 100)]
+def _check_files(rows, manifest):
+    """Raises DataError where half of a hundred rows or more name no file: a moved folder, which
+    would be noticed only after compiling. Fewer are for the report of bad audio to judge."""
+    looked_at = rows[:: -(-len(rows) // 100) or 1]
     missing = [row for row in looked_at if not os.path.exists(row.path)]
-    if len(missing) > max(3, max_bad_share * len(looked_at)):
+    if missing and 2 * len(missing) >= len(looked_at):
         raise DataError(
             f"{manifest}: {len(missing)} of {len(looked_at)} files looked at do not exist, such as "
             f"{missing[0].path}: paths are relative to the manifest's folder"

@@ -185,6 +185,8 @@ def _json(path):
                 [float(value) for row in rows for value in row.values()]
         else:
             for record in content["records"]:
+                if path.name == "study.json" and not isinstance(record["arm"], str):
+                    raise ValueError(f"arm {record['arm']!r}")
                 [float(record[key]) for key in ("share", "accuracy", "mAP", "seed")]
                 if record["init"] not in ("pretrained", "scratch") or record["share"] <= 0:
                     raise ValueError(f"init {record['init']!r}, share {record['share']!r}")
