@@ -39,7 +39,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> train.
     workdir, report, (train_source, eval_source, label_names) = train.open_run(config, workdir)
     train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(label_names), prepared=prepared)
-    train.say_sizes(train_source, eval_source)
+    train.say_sizes(config, train_source, eval_source)
     state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
     if config.init_from:
         params, step = checkpoint.load_encoder(config.init_from, state.params)

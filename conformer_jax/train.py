@@ -79,7 +79,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     compiled = program.build(config, len(label_names), prepared=prepared)
     loader, place = host_loader.pick(config.data.loader), compiled.batch_sharding
     host, num_hosts = jax.process_index(), jax.process_count()
-    say_sizes(train_source, eval_source)
+    say_sizes(config, train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
     init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -251,9 +251,13 @@ def open_run(config, workdir):
     return workdir, report, prepare_data(config, workdir, report)
 
 
-def say_sizes(train_source, eval_source):
+def say_sizes(config, train_source, eval_source):
     """Logs how many clips there are, and that few held-out ones make no figure."""
-    logging.info("%d clips to train on, %d held out", len(train_source), len(eval_source))
+    own = config.data.manifest or config.data.tfds_name
+    logging.info(
+        "%d clips to train on, %d held out%s",
+        *(len(train_source), len(eval_source), "" if own else ", of the synthetic corpus"),
+    )
     if len(eval_source) < _FEW_CLIPS:
         logging.warning(
             "WARNING so few clips held out tell little: hold out more (data.eval_share, "

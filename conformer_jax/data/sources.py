@@ -204,7 +204,6 @@ def open_sources(config, label_names=None) -> tuple[Source, Source]:
         train, held_out = _tfds_sources(config)
         where = f"TFDS {config.data.tfds_name}"
     else:
-        logging.info("no manifest: the synthetic corpus is used")
         train, held_out = SyntheticSource(config, "train"), SyntheticSource(config, "eval")
         where = "the synthetic corpus"
     names = ()
