@@ -23,13 +23,13 @@ def usage():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_minflt, used.ru_maxrss
 after = []
-for i in range(8):
+for i in range(40):
     small += [bytes(2000) for _ in range(50)]
     step(x).block_until_ready()
     after.append(usage())
-# The median step: the kernel may take pages from any one.
-faults = sorted(b[0] - a[0] for a, b in zip(after[2:], after[3:]))
-print(faults[2], (after[-1][1] - after[2][1]) / 1024)
+moved = sum(b[0] - a[0] > 2000 for a, b in zip(after[2:], after[3:]))
+space = step.memory_analysis().temp_size_in_bytes / 2**20
+print(moved, (after[-1][1] - after[2][1]) / 1024, space)
 """
 
 
@@ -39,7 +39,8 @@ def test_steps_neither_fetch_memory_anew_nor_grow():
     output = subprocess.run(
         [sys.executable, "-c", STEPS], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    faults, growth = map(float, output.split())
-    # Working space of 64 MiB and more is 16384 pages and more.
-    assert faults < 2000
-    assert growth < 32
+    moved, growth, space = map(float, output.split())
+    # Working space of 64 MiB and more is 16384 pages and more. Of 37 steps none finds it elsewhere
+    # than the one before, or one where another thread has taken a little of it meanwhile.
+    assert moved < 5
+    assert growth < 32 + moved * space
