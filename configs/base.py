@@ -7,7 +7,7 @@ Srivastava et al. 2022 (arXiv 2110.07313); 'ours' marks what the paper leaves op
 
 import ml_collections
 
-from conformer_jax.overrides import unknown
+from conformer_jax.errors import unknown
 
 
 def get_config() -> ml_collections.ConfigDict:

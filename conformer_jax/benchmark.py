@@ -15,8 +15,10 @@ import pathlib
 import jax
 from absl import app, flags
 
-from conformer_jax import distributed, host_memory, measure, overrides, profiling, progress
+from conformer_jax.command import overrides
 from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
+from conformer_jax.measuring import measure, profiling
+from conformer_jax.training import distributed, host_memory, progress
 
 
 def describe(result: dict) -> str:

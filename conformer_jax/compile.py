@@ -23,8 +23,11 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import topologies
 
-from conformer_jax import flops, hlo, overrides, profiling, program
+from conformer_jax.command import overrides
 from conformer_jax.errors import UserError
+from conformer_jax.measuring import hlo, profiling
+from conformer_jax.models import flops
+from conformer_jax.training import program
 
 
 @dataclasses.dataclass(frozen=True)

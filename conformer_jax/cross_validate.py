@@ -14,7 +14,7 @@ import pathlib
 
 from absl import app, flags
 
-from conformer_jax import command, overrides
+from conformer_jax.command import command, overrides
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 
@@ -35,8 +35,9 @@ def cross_validate(config, workdir) -> dict:
     Raises:
       UserError: no folds, or anything that the user can mend.
     """
-    from conformer_jax import distributed, run
-    from conformer_jax import workdir as workdirs
+    from conformer_jax.command import run
+    from conformer_jax.training import distributed
+    from conformer_jax.training import workdir as workdirs
 
     if not config.data.manifest:
         raise UserError("cross-validation needs --config.data.manifest, with a column 'fold'")
@@ -51,7 +52,7 @@ def cross_validate(config, workdir) -> dict:
     if len(folds) < 2:
         raise UserError(
             f"{config.data.manifest} has {len(folds)} fold(s), two are the least: fill its column "
-            f"'fold', or let `python -m conformer_jax.data.manifest DIR --folds=5` do it"
+            f"'fold', or let `python -m conformer_jax.manifest DIR --folds=5` do it"
         )
     workdir, found, compiled = pathlib.Path(workdir), {}, None
     for i, fold in enumerate(folds):

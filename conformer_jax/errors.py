@@ -1,4 +1,6 @@
-"""The one exception that a user's mistake or a full disk may end in."""
+"""The one exception that a user's mistake or a full disk may end in, and words that recur."""
+
+import difflib
 
 TOO_LITTLE_MEMORY = (
     "the device has too little memory: lower data.batch_size, raise train.accumulate or set "
@@ -8,3 +10,10 @@ TOO_LITTLE_MEMORY = (
 
 class UserError(Exception):
     """A problem the user can mend; the message is one line that names the thing and the mend."""
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """'unknown <what>: did you mean ...? known: ...'."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    meant = f": did you mean {nearest[0]!r}?" if nearest else ":"
+    return f"unknown {what}{meant} known: {', '.join(known) or 'none'}"

@@ -4,7 +4,7 @@ import os
 
 from absl import app, flags
 
-from conformer_jax import command, overrides
+from conformer_jax.command import command, overrides
 
 CONFIG = overrides.define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config name> by default.")
@@ -15,8 +15,9 @@ PROCESSES = command.define_process_flags()
 def main(argv):
     """Runs the config."""
     del argv
-    from conformer_jax import dry_run, run
-    from conformer_jax import workdir as workdirs
+    from conformer_jax.command import run
+    from conformer_jax.measuring import dry_run
+    from conformer_jax.training import workdir as workdirs
 
     config = CONFIG.value
     workdir = WORKDIR.value or os.path.join("runs", config.name)

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before jax is imported: the accelerator is left to
 
 from absl import app, flags
 
-from conformer_jax import overrides
+from conformer_jax.command import overrides
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import page
 from conformer_jax.reporting import runs as reading

@@ -16,8 +16,9 @@ import statistics
 
 from absl import app, flags
 
-from conformer_jax import command, overrides
-from conformer_jax.data.manifest import read_manifest, split_rows
+from conformer_jax.command import command, overrides
+from conformer_jax.data.holdout import split_rows
+from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 
 _FIGURES = ("accuracy", "mAP")
@@ -37,7 +38,7 @@ def study(config, workdir) -> list[dict]:
     Raises:
       UserError: anything that the user can mend.
     """
-    from conformer_jax import distributed, frozen, train
+    from conformer_jax.training import distributed, frozen, loop
 
     if "arms" not in config:
         raise UserError(f"{config.name} is no study: take a config of configs/study.py")
@@ -54,7 +55,7 @@ def study(config, workdir) -> list[dict]:
             one.seed = int(seed)
             origin = _pretrained(config, changes, one, workdir, name)
             run = workdir / _key(name) / f"seed_{seed}"
-            evaluate = train.train_and_evaluate if one.task == "finetune" else frozen.evaluate
+            evaluate = loop.train_and_evaluate if one.task == "finetune" else frozen.evaluate
             if scratch:
                 # The statistics of the other arms: the arms differ in the encoder alone.
                 _take_statistics(one, origin)
@@ -117,7 +118,7 @@ def _changed(config, changes, prefix, arm):
 
 def _pretrained(config, changes, finetune, workdir, arm):
     """The workdir of the arm's pre-training, which is run where it is not finished."""
-    from conformer_jax import distributed, train
+    from conformer_jax.training import distributed, loop
 
     fields = {name: value for name, value in changes.items() if name.startswith("pretrain.")}
     with_folds = changes.get("with_training_folds", False)
@@ -134,7 +135,7 @@ def _pretrained(config, changes, finetune, workdir, arm):
     if with_folds:
         one.data.manifest = distributed.on_first(lambda: _write_manifest(paths, run))
     logging.info("pre-training in %s", run)
-    train.train_and_evaluate(one, run)
+    loop.train_and_evaluate(one, run)
     return run
 
 
@@ -161,7 +162,7 @@ def _write_manifest(paths, run):
 
 
 def _take_statistics(config, origin):
-    from conformer_jax import checkpoint
+    from conformer_jax.training import checkpoint
 
     meta = checkpoint.read_meta(origin)
     if meta is None:
@@ -179,7 +180,7 @@ def _key(text):
 
 
 def _write(config, workdir, records):
-    from conformer_jax import workdir as workdirs
+    from conformer_jax.training import workdir as workdirs
 
     tuned = config.finetune
     how = f"{tuned.train.num_steps} steps" if tuned.task == "finetune" else tuned.task

@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from conformer_jax import checkpoint
+from conformer_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAVE_EVERY = 6  # steps

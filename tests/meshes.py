@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from configs import pretrain as pretrain_config
-from conformer_jax import checkpoint, program, sharding
+from conformer_jax.training import checkpoint, program, sharding
 
 # name: (data, fsdp, tensor), other fields.
 VARIANTS = {

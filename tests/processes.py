@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
-from conformer_jax import distributed, preemption, sharding, train
+from conformer_jax.training import distributed, loop, preemption, sharding
 
 TRAIN_CLIPS, EVAL_CLIPS = 33, 11  # no number of processes divides them
 
@@ -57,7 +57,7 @@ def main(folder, tasks, coordinator, num_processes, process_id, stop_at):
 
         sharding.put_batch = hashed
         try:
-            train.train_and_evaluate(config_of(folder, task), folder / task)
+            loop.train_and_evaluate(config_of(folder, task), folder / task)
         except preemption.Preempted:
             sys.exit(preemption.EXIT_CODE)
         finally:

@@ -11,8 +11,10 @@ import jax
 import pytest
 
 from configs.finetune import get_config
-from conformer_jax import benchmark, flops, measure
+from conformer_jax import benchmark
 from conformer_jax.errors import UserError
+from conformer_jax.measuring import measure
+from conformer_jax.models import flops
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 3

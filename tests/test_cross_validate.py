@@ -10,8 +10,11 @@ import soundfile
 from scipy import stats
 
 from configs import finetune as finetune_config
-from conformer_jax import cross_validate, frozen, predictions, run, train
+from conformer_jax import cross_validate
+from conformer_jax.command import run
 from conformer_jax.errors import UserError
+from conformer_jax.evaluation import predictions
+from conformer_jax.training import frozen, loop
 
 
 def manifest(folder, folds=("a", "b", "c")):
@@ -90,7 +93,7 @@ def test_finished_folds_are_not_run_again(validated, monkeypatch):
         raise AssertionError("trained again")
 
     finished = dataclasses.replace(validated[3][0], train_step=never)
-    monkeypatch.setattr(train.program, "build", lambda *args, **kwargs: finished)
+    monkeypatch.setattr(loop.program, "build", lambda *args, **kwargs: finished)
     assert cross_validate.cross_validate(config, workdir) == summary
 
 
@@ -131,7 +134,7 @@ def test_probes_are_validated_like_fine_tuning(validated, monkeypatch, tmp_path)
 
     def fake(config, workdir, prepared):
         seen.append((config.data.eval_folds, config.data.train_folds, workdir.name))
-        return train.Result({}, record, config, None, 8)
+        return loop.Result({}, record, config, None, 8)
 
     monkeypatch.setattr(frozen, "evaluate", fake)
     tmp_path.joinpath("cv").mkdir()

@@ -16,10 +16,12 @@ import report_workdirs as written
 import soundfile
 
 from configs import pretrain
-from conformer_jax import diagnostics, metrics, report
+from conformer_jax import report
 from conformer_jax.data.synthetic import CORPUS_SEED, render_clip
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import charts, classes, media, mistakes, page, runs, training
+from conformer_jax.steps import metrics
+from conformer_jax.training import diagnostics
 
 
 @pytest.fixture(scope="module")

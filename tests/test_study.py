@@ -6,8 +6,9 @@ import json
 import pytest
 
 from configs import study as study_config
-from conformer_jax import checkpoint, frozen, study, train
+from conformer_jax import study
 from conformer_jax.errors import UserError
+from conformer_jax.training import checkpoint, frozen, loop
 
 
 class Runs:
@@ -15,7 +16,7 @@ class Runs:
 
     def __init__(self, monkeypatch):
         self.pretrained, self.tuned = [], []
-        monkeypatch.setattr(train, "train_and_evaluate", self.train)
+        monkeypatch.setattr(loop, "train_and_evaluate", self.train)
         monkeypatch.setattr(frozen, "evaluate", self.probe)
         meta = {"config": {"features": {"mean": [1.0] * 64, "deviation": [2.0] * 64}}}
         monkeypatch.setattr(checkpoint, "read_meta", lambda _: meta)
@@ -23,13 +24,13 @@ class Runs:
     def train(self, config, workdir, prepared=None):
         if config.task == "pretrain":
             self.pretrained.append((config, workdir))
-            return train.Result({}, {}, config, None, 9)
+            return loop.Result({}, {}, config, None, 9)
         return self.probe(config, workdir, prepared)
 
     def probe(self, config, workdir, prepared):
         self.tuned.append((config, workdir))
         accuracy = 0.5 * config.data.label_share + (0.2 if config.init_from else 0.0)
-        return train.Result({}, {"accuracy": accuracy, "mAP": accuracy}, config, None, 9)
+        return loop.Result({}, {"accuracy": accuracy, "mAP": accuracy}, config, None, 9)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from conformer_jax.data.audio import (
     read_audio,
     resample,
 )
-from conformer_jax.data.manifest import hold_out, read_manifest, split_rows
+from conformer_jax.data.holdout import hold_out, split_rows
+from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sampling import few_labels
 from conformer_jax.data.synthetic import SyntheticSource
 

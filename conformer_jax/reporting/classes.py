@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 
-from conformer_jax import metrics
 from conformer_jax.reporting.markup import (
     Markup,
     details,
@@ -16,6 +15,7 @@ from conformer_jax.reporting.markup import (
     tag,
 )
 from conformer_jax.reporting.media import png
+from conformer_jax.steps import metrics
 
 AS_TABLE = 30  # classes at most; more of them make a picture
 _ENDS = 12  # best and worst classes shown where there are many

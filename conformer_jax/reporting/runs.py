@@ -8,9 +8,9 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from conformer_jax import progress
 from conformer_jax.errors import UserError
-from conformer_jax.predictions import Predictions, load
+from conformer_jax.evaluation.predictions import Predictions, load
+from conformer_jax.training import progress
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import numpy as np
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.classes import bar, confusion_matrix, confusions
 from conformer_jax.reporting.markup import Markup, details, join, number, table, tag
-from conformer_jax.workdir import differing_fields
+from conformer_jax.training.workdir import differing_fields
 
 _INITS = {"pretrained": "pre-trained", "scratch": "from scratch"}
 _UP = "Higher and sooner is better; a line that still climbs at its end wants more steps."

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-from conformer_jax import diagnostics
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
+from conformer_jax.training import diagnostics
 
 
 @dataclasses.dataclass(frozen=True)

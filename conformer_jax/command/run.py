@@ -1,0 +1,112 @@
+"""One config from its start to its closing words."""
+
+import logging
+import pathlib
+
+from conformer_jax.training import curves, diagnostics, distributed, frozen, loop, progress
+
+
+def run(config, workdir) -> str:
+    """Trains and evaluates what the config says; returns the closing summary.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    return _pretrain(config, workdir) if config.task == "pretrain" else _labelled(config, workdir)
+
+
+def _pretrain(config, workdir):
+    result = loop.train_and_evaluate(config, workdir)
+    lines = [
+        diagnostics.summary(config, result.train, result.held_out),
+        f"Curves: {workdir}/curves.png, checkpoints: {workdir}/checkpoints",
+        _bad_audio(workdir),
+        _next(config, workdir),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _labelled(config, workdir):
+    rows, _ = with_control(config, workdir)
+    if len(rows) > 1 and config.task == "finetune":
+        distributed.on_first(lambda: _draw_both(config, pathlib.Path(workdir)))
+    held_out = rows[0][1]
+    chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
+    picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
+    lines = [
+        table([*rows, ("chance", chance)]),
+        f"{picture}predictions: {workdir}/predictions.npz",
+        _bad_audio(workdir),
+        f"Next: python -m conformer_jax.report {workdir}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def with_control(config, workdir, prepared=None):
+    """Fine-tunes or probes; where config.compare_with_scratch, also the control.
+
+    The control differs in nothing but that its encoder starts from scratch: same clips, same
+    steps, same seed, same feature statistics. It lies in `<workdir>/scratch` and shares the
+    compiled program.
+
+    Returns:
+      rows of (name, held-out record); the Program.
+    """
+    evaluate = loop.train_and_evaluate if config.task == "finetune" else frozen.evaluate
+    result = evaluate(config, workdir, prepared)
+    done = {
+        "finetune": "fine-tuned",
+        "linear_probe": "linear probe",
+        "knn": f"{config.probe.neighbors} nearest neighbors",
+    }[config.task]
+    origin = "pre-trained" if config.init_from else "from scratch"
+    rows = [(f"{origin}, {done}", result.held_out)]
+    if config.compare_with_scratch and config.init_from:
+        control = result.config.copy_and_resolve_references()
+        control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
+        logging.info("now the same from scratch, for comparison")
+        scratch = evaluate(control, pathlib.Path(workdir) / "scratch", result.program)
+        same = "same budget" if config.task == "finetune" else done
+        rows.append((f"from scratch, {same}", scratch.held_out))
+    return rows, result.program
+
+
+def _draw_both(config, workdir):
+    """The run's curves once more, the control's beside them."""
+    own, scratch = (
+        progress.read_records(folder / "metrics.jsonl") for folder in (workdir, workdir / "scratch")
+    )
+    try:
+        curves.draw(config, own, workdir / "curves.png", scratch)
+    except OSError as error:
+        logging.warning("curves.png not written: %s", error)
+
+
+def table(rows) -> str:
+    """Rows of (name, record with accuracy and mAP) as text."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'on the held-out clips':<{width}}  accuracy    mAP"]
+    lines += [
+        f"{name:<{width}}  {record['accuracy']:8.3f}  {record['mAP']:5.3f}" for name, record in rows
+    ]
+    return "\n".join(lines)
+
+
+def _next(config, workdir):
+    """The command to type next, with what it cannot know by itself."""
+    if not config.next_command:
+        return ""
+    command = config.next_command
+    if str(workdir) != f"runs/{config.name}":
+        command += f" --config.init_from={workdir}"
+    if config.data.manifest:
+        command += f" --config.data.manifest={config.data.manifest}"
+    return f"Next: {command}"
+
+
+def _bad_audio(workdir):
+    """Of several processes each lists what it could not read."""
+    lists = sorted(pathlib.Path(workdir).glob("bad_audio*.csv"))
+    bad = {line.partition(",")[0] for path in lists for line in path.read_text().splitlines()[1:]}
+    where = ", ".join(map(str, lists))
+    return f"{len(bad)} audio file(s) could not be used: see {where}" if lists else ""

@@ -1,0 +1,199 @@
+"""What a frozen encoder is worth: a linear probe and the nearest neighbours of its embeddings.
+
+The embedding is the classifier's pooled vector, so config.classifier.pooling and .layers choose it.
+A probe hears every training clip once, its middle, without augmentation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from conformer_jax.errors import UserError
+from conformer_jax.steps import losses
+
+_TOLERANCE = 1e-4  # of the gradient's norm: L-BFGS stops
+_ROWS = 1024  # clips whose neighbours are looked for at once
+
+
+def embed(compiled, state, batches) -> dict[str, np.ndarray]:
+    """Embeddings of all clips of an evaluation, in order; on every process those of all.
+
+    Args:
+      compiled: the Program of a task with a classifier.
+      state: its TrainState.
+      batches: of this process.
+
+    Returns:
+      `embedding` [n, E] and `labels` [n, C] float32; `valid` [n], 0 where a clip could not be
+      read, or fills the last batch.
+
+    Raises:
+      UserError: no clip could be read.
+    """
+    outputs = [
+        jax.device_get(compiled.embed_step(state, compiled.put_batch(batch))) for batch in batches
+    ]
+    whole = {name: np.concatenate([out[name] for out in outputs]) for name in outputs[0]}
+    if not whole["valid"].any():
+        raise UserError("no clip could be read: see bad_audio.csv in the workdir")
+    return whole
+
+
+def fit(config, known):
+    """The probe of config.task ('knn', else linear), fitted to `known` from `embed`.
+
+    Returns:
+      a function: embeddings [m, E] -> logits [m, C] float32.
+    """
+    if config.task == "knn":
+        rows = known["valid"] > 0
+        votes = functools.partial(
+            knn_scores,
+            known["embedding"][rows],
+            known["labels"][rows],
+            neighbors=config.probe.neighbors,
+            temperature=config.probe.temperature,
+        )
+        return lambda x: _as_logits(votes(x), config.classifier.multi_label)
+    kernel, bias = _fit_linear(config, known)
+    return lambda x: x @ kernel + bias
+
+
+def _fit_linear(config, known):
+    rows = known["valid"] > 0
+    return fit_linear(
+        known["embedding"][rows],
+        known["labels"][rows],
+        multi_label=config.classifier.multi_label,
+        l2=config.probe.l2,
+        max_iterations=config.probe.max_iterations,
+    )
+
+
+def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int):
+    """Logistic regression on standardised embeddings, by L-BFGS.
+
+    Minimises the mean cross-entropy (binary ones, summed over the classes, where several labels
+    are possible) plus l2 / 2 times the squared weights.
+
+    Args:
+      x: [n, E].
+      labels: [n, C] of 0 and 1.
+
+    Returns:
+      kernel [E, C], bias [C] float32, which apply to `x` as it is: the standardisation is folded
+      into them.
+
+    Raises:
+      UserError: an embedding is not finite.
+    """
+    x = np.asarray(x, np.float64)
+    mean, deviation = _standardisation(x)
+    standard = ((x - mean) / deviation).astype(np.float32)
+    kernel, bias = jax.device_get(
+        _minimise(standard, np.asarray(labels, np.float32), l2, multi_label, max_iterations)
+    )
+    kernel = kernel / deviation[:, None]
+    return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
+
+
+def _standardisation(x):
+    """Mean and deviation [E] of embeddings [n, E]; infinite for one that hardly varies (of a dead
+    unit), which would be blown up to noise."""
+    if not np.isfinite(x).all():
+        raise UserError("embeddings hold NaN or infinity: the encoder has diverged")
+    mean, deviation = x.mean(0), x.std(0)
+    return mean, np.where(deviation > 1e-4 * max(deviation.max(), 1e-12), deviation, np.inf)
+
+
+@functools.partial(jax.jit, static_argnames=("multi_label", "max_iterations"))
+def _minimise(x, labels, l2, multi_label, max_iterations):
+    def objective(params):
+        kernel, bias = params
+        logits = jnp.matmul(x, kernel, precision="highest") + bias
+        if multi_label:
+            loss = losses.binary_cross_entropy(logits, labels) * labels.shape[1]
+        else:
+            loss = losses.cross_entropy(logits, labels, smoothing=0.0)
+        return loss.mean() + 0.5 * l2 * jnp.square(kernel).sum()
+
+    optimizer = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def go_on(carry):
+        _, _, step, norm = carry
+        return (step < max_iterations) & (norm > _TOLERANCE)
+
+    def iterate(carry):
+        params, opt_state, step, _ = carry
+        value, grad = value_and_grad(params, state=opt_state)
+        updates, opt_state = optimizer.update(
+            grad, opt_state, params, value=value, grad=grad, value_fn=objective
+        )
+        return optax.apply_updates(params, updates), opt_state, step + 1, optax.tree.norm(grad)
+
+    params = jnp.zeros((x.shape[1], labels.shape[1])), jnp.zeros(labels.shape[1])
+    start = params, optimizer.init(params), 0, jnp.inf
+    return jax.lax.while_loop(go_on, iterate, start)[0]
+
+
+def knn_scores(train, labels, x, *, neighbors: int, temperature: float) -> np.ndarray:
+    """Scores by the k nearest training clips, each with exp(cosine / temperature) votes.
+
+    Wu et al. 2018 (arXiv 1805.01978), section 3.4. Embeddings are standardised first: their
+    coordinates differ in scale.
+
+    Args:
+      train: [n, E]; labels: [n, C] of 0 and 1; x: [m, E].
+
+    Returns:
+      [m, C] float32, votes for the class as a share of all votes.
+    """
+    mean, deviation = _standardisation(train)
+
+    def unit(vectors):
+        vectors = (vectors - mean) / deviation
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    known, k = unit(train), min(neighbors, len(train))
+
+    def scores(rows):
+        similarity = unit(rows) @ known.T
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        # Relative to the nearest: the shares stay, and exp cannot overflow.
+        close = np.take_along_axis(similarity, nearest, axis=1)
+        votes = np.exp((close - close.max(1, keepdims=True)) / temperature)
+        of_class = np.einsum("mk,mkc->mc", votes, labels[nearest])
+        return (of_class / votes.sum(1, keepdims=True)).astype(np.float32)
+
+    # In parts: all similarities of two large sets would not fit into memory.
+    parts = range(0, len(x), _ROWS)
+    return np.concatenate([scores(x[i : i + _ROWS]) for i in parts])
+
+
+def _as_logits(votes, multi_label):
+    """What softmax, or sigmoid where there are several labels, turns into the votes again."""
+    votes = np.clip(votes, 1e-6, 1 - 1e-6)
+    return np.log(votes) - np.log1p(-votes) if multi_label else np.log(votes)
+
+
+def start_head(config, state, known):
+    """The state with the linear probe as its head (config.classifier.init = 'probe').
+
+    Args:
+      known: every training clip, from `embed`.
+    """
+    kernel, bias = _fit_linear(config, known)
+    if jax.process_count() > 1:  # not a bit may differ between them
+        kernel, bias = multihost_utils.broadcast_one_to_all((kernel, bias))
+    head = jax.tree.map(
+        # From the host: several processes cannot move arrays between their devices.
+        lambda old, new: jax.device_put(new, old.sharding),
+        state.params["head"],
+        {"kernel": kernel, "bias": bias},
+    )
+    return state.with_params({**state.params, "head": head})

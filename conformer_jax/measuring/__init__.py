@@ -1,0 +1,1 @@
+"""How fast a config is and where the time goes: here, in traces, in compiled programs."""

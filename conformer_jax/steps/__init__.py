@@ -1,0 +1,1 @@
+"""Pure functions of (state, batch, key): the two training steps and what they are made of."""

@@ -1,0 +1,1 @@
+"""The loop and what it needs: program, mesh, checkpoints, records, several processes, SIGTERM."""

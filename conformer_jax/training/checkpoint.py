@@ -1,0 +1,359 @@
+"""Checkpoints by Orbax: asynchronous, self-contained, and read strictly by name.
+
+Each checkpoint holds the items `params`, `training` (step, optimizer, average) and `meta`: the
+full config, label names in order, feature statistics inside the config, package versions.
+"""
+
+import errno
+import importlib.metadata
+import json
+import logging
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from conformer_jax.errors import UserError
+from conformer_jax.training import encoder_file
+
+_PACKAGES = ("conformer_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+_FREE_SPACE_FACTOR = 1.1  # Orbax writes a few files beside the arrays
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
+
+    Args:
+      workdir: folder of the run.
+      keep_last, keep_best: how many of the newest and of the best are kept.
+    """
+
+    def __init__(self, workdir, *, keep_last: int = 2, keep_best: int = 1):
+        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        policies = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_metric,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(max(keep_last, 1)),
+                    policies.BestN(get_metric_fn=_metric, n=keep_best),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, state, meta: dict, metric: float) -> None:
+        """Starts writing the state in the background.
+
+        A step that is there already is left, unless it was saved because of SIGTERM, before its
+        evaluation (meta["preempted"]), and this save is not.
+
+        Args:
+          state: TrainState.
+          meta: JSON; package versions are added.
+          metric: ranks the checkpoint, higher is better.
+
+        Raises:
+          UserError: no room, or an earlier save has failed.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            saved = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+            if "preempted" not in saved or "preempted" in meta:
+                return
+            self._manager.delete(step)
+        tree = _as_tree(state)
+        self._check_space(tree)
+        versions = {name: _version(name) for name in _PACKAGES}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(tree["params"]),
+                    training=ocp.args.StandardSave(tree["training"]),
+                    meta=ocp.args.JsonSave({**meta, "versions": versions}),
+                ),
+                metrics={"metric": float(metric)},
+            )
+        except Exception as error:
+            raise self._write_error(step, error) from error
+
+    def restore(self, state, step: int | None = None):
+        """Restores the newest checkpoint that can be read, or the one of a step.
+
+        Where one cannot be read the one before is tried; once that works, the unreadable one is
+        moved aside with a warning, so that it cannot stand in the way of the next save.
+
+        Args:
+          state: TrainState of arrays or shapes with shardings; says what is expected and where.
+
+        Returns:
+          (state, meta), or (None, None) where there is no checkpoint.
+
+        Raises:
+          UserError: the checkpoint has other parameters than `state`, named; or none is readable.
+        """
+        unreadable, reason = [], ""
+        steps = self._manager.all_steps() if step is None else [step]
+        for step in sorted(steps, reverse=True):
+            problem = None
+            try:
+                meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+                expected = _as_tree(state)
+                _check_names(self._shapes(step, "params"), expected["params"], self.directory)
+                tree = self._read(
+                    step,
+                    params=ocp.args.StandardRestore(expected["params"]),
+                    training=ocp.args.StandardRestore(expected["training"]),
+                )
+            except UserError:
+                raise
+            except Exception as error:
+                problem = error
+            if not _all_agree(problem is None):
+                unreadable.append(step)
+                reason = _first_line(problem) if problem else "another process cannot read it"
+                continue
+            for broken in unreadable:
+                logging.warning(
+                    "checkpoint of step %d cannot be read: moved to %s; going on from step %d",
+                    broken,
+                    self._set_aside(broken),
+                    step,
+                )
+            return _from_tree(state, tree), meta
+        if unreadable:
+            raise UserError(
+                f"no checkpoint in {self.directory} can be read (tried steps {unreadable}: "
+                f"{reason}): nothing was touched; start again with another --workdir"
+            )
+        return None, None
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._write_error(None, error) from error
+
+    def close(self) -> None:
+        """Stops the background threads; call `wait` first to be sure of the last save."""
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps on disk, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def _read(self, step, **items):
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _shapes(self, step, item):
+        return _metadata(self.directory / str(step) / item)
+
+    def _set_aside(self, step):
+        source = self.directory / str(step)
+        aside = self.directory.parent / f"unreadable_checkpoint_{step}"
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            source.rename(aside)
+        _all_agree(True)  # not before it is moved
+        self._manager.reload()
+        return aside
+
+    def _check_space(self, tree):
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * _FREE_SPACE_FACTOR
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"no room for a checkpoint in {self.directory}: {needed / 1e6:.0f} MB needed, "
+                f"{free / 1e6:.0f} MB free; {self._resume_hint()}"
+            )
+
+    def _write_error(self, step, error):
+        full = isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        )
+        reason = "no space left" if full else _first_line(error)
+        which = f" of step {step}" if step is not None else ""
+        return UserError(
+            f"cannot write the checkpoint{which} to {self.directory}: {reason}; "
+            f"{self._resume_hint()}"
+        )
+
+    def _resume_hint(self):
+        steps = self.steps()
+        where = f"goes on from step {steps[-1]}" if steps else "starts from step 0"
+        return f"free some space and run the same command again: it {where}"
+
+
+def read_meta(workdir) -> dict | None:
+    """`meta` of the newest readable checkpoint of a run, None where the run has none; or of a file
+    that encoder_file.py knows."""
+    if file := encoder_file.find(workdir):
+        return encoder_file.load(file)[0]
+    directory = pathlib.Path(workdir) / "checkpoints"
+    for step in sorted(_steps(directory), reverse=True):
+        try:
+            return json.loads((directory / str(step) / "meta" / "metadata").read_text())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def load_encoder(origin, params):
+    """The encoder's parameters of another run's newest readable checkpoint, or of a file.
+
+    Where that run kept an average of its parameters, the average is taken.
+
+    Args:
+      origin: config.init_from: the workdir of the other run, or what encoder_file.py knows.
+      params: tree with a subtree `encoder` that says which names and shapes are wanted.
+
+    Returns:
+      (params with the subtree replaced, step of the checkpoint).
+
+    Raises:
+      UserError: no readable checkpoint there, or one of another architecture: every name that
+        is missing, left over or of another shape is accounted for.
+    """
+    saved, meta = read_encoder(origin)
+    _check_names(saved, params["encoder"], origin)
+    encoder = jax.tree.map(
+        # From the host: several processes cannot move arrays between their devices.
+        lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
+        params["encoder"],
+        saved,
+    )
+    return {**params, "encoder": encoder}, meta["step"]
+
+
+def read_encoder(origin) -> tuple[dict, dict]:
+    """The encoder's tree of config.init_from, and its meta with the `step`.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    if file := encoder_file.find(origin):
+        meta, encoder = encoder_file.load(file)
+        return encoder, meta
+    directory = pathlib.Path(origin).absolute() / "checkpoints"
+    reason = "there is none"
+    for step in sorted(_steps(directory), reverse=True):
+        folder = directory / str(step)
+        try:
+            saved = read_item(folder / "params")
+            average = _metadata(folder / "training").get("ema")
+            if average is not None:
+                saved = read_item(folder / "training")["ema"]
+            meta = json.loads((folder / "meta" / "metadata").read_text())
+        except Exception as error:
+            reason = f"step {step}: {_first_line(error)}"
+            logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
+            continue
+        return saved.get("encoder", {}), {**meta, "step": step}
+    raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
+
+
+def read_item(folder):
+    """The tree of an item (`params`, `training`) of a checkpoint, wherever it was when saved.
+
+    Args:
+      folder: `<workdir>/checkpoints/<step>/<item>`.
+
+    Returns:
+      nested dicts and lists of arrays on this process's first device.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        _metadata(folder),
+    )
+    return ocp.StandardCheckpointer().restore(folder, target)
+
+
+def _metadata(folder):
+    return ocp.StandardCheckpointer().metadata(folder).item_metadata.tree
+
+
+def _all_agree(fine):
+    """Whether it is so on every process; all must ask."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(multihost_utils.process_allgather(np.asarray(fine)).all())
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+        return "not installed"
+
+
+def _metric(metrics):
+    return metrics["metric"]
+
+
+def _steps(directory):
+    if not directory.is_dir():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def _as_tree(state):
+    training = {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "ema": state.ema,
+        "skipped": state.skipped,
+    }
+    return {"params": state.params, "training": training}
+
+
+def _from_tree(state, tree):
+    return state.replace(params=tree["params"], **tree["training"])
+
+
+def _flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _check_names(saved, wanted, directory):
+    """Raises UserError unless both trees have the same names and shapes."""
+    saved, wanted = _flat(saved), _flat(wanted)
+    problems = {
+        "missing": sorted(wanted.keys() - saved.keys()),
+        "left over": sorted(saved.keys() - wanted.keys()),
+        "other shape": [
+            f"{name} {tuple(saved[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(saved.keys() & wanted.keys())
+            if tuple(saved[name].shape) != tuple(wanted[name].shape)
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in problems.items()
+            if names
+        )
+        raise UserError(
+            f"the checkpoint in {directory} is of another architecture: {told}; make "
+            f"config.conformer and config.target the same as in its config.json"
+        )
+
+
+def _first_line(error):
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,184 @@
+"""What a run shows and writes: progress bar, metrics.jsonl, TensorBoard events, curves.png."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+
+import tensorboardX
+import tqdm
+
+from conformer_jax.training import curves
+
+# What the bar shows, in this order, where it is logged.
+_BAR = {
+    "loss": ("loss", "{:.3f}"),
+    "contrastive_accuracy": ("contrastive acc", "{:.3f}"),
+    "accuracy": ("acc", "{:.3f}"),
+    "clips_per_s": ("clips/s", "{:.1f}"),
+}
+
+
+def set_up_logging(*, active: bool = True) -> None:
+    """Plain lines on stderr, from this package only; warnings alone where not `active`."""
+    level = logging.INFO if active else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", force=True)
+    for noisy in ("absl", "asyncio", "jax", "matplotlib", "orbax", "tensorflow"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+class Log:
+    """The log of one run; only process 0 is `active`, the others write nothing.
+
+    Records of steps after `start_step`, left by a run that was killed before its next checkpoint,
+    are dropped, so metrics.jsonl reads as if nothing had happened.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      start_step: step at which this process begins.
+      keep_eval: whether that step's evaluation, where there is one, is kept.
+      active: whether to write.
+    """
+
+    def __init__(
+        self, config, workdir, start_step: int, *, keep_eval: bool = True, active: bool = True
+    ):
+        self.step = 0  # of the newest train record
+        self._config, self._workdir, self._active = config, workdir, active
+        self._path = workdir / "metrics.jsonl"
+        self._warned = set()
+        self._start, self._begun = start_step, None  # since when time and steps are counted
+        self._records = [
+            r
+            for r in read_records(self._path)
+            if r["step"] < start_step
+            or (r["step"] == start_step and (keep_eval or r["split"] == "train"))
+        ]
+        self.step = max((r["step"] for r in self._records if r["split"] == "train"), default=0)
+        if not active:
+            return
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in self._records))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1
+        )
+        self._bar = tqdm.tqdm(
+            total=config.train.num_steps,
+            initial=start_step,
+            desc=config.name,
+            unit="step",
+            dynamic_ncols=True,
+            # Short enough for 80 columns; the bar itself takes what is left.
+            bar_format="{desc}{bar} {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+            # In a log file a bar of carriage returns is noise: one line a record instead.
+            disable=not _is_terminal(sys.stderr),
+        )
+
+    def write(self, step: int, split: str, record: dict) -> None:
+        """Adds a record of `split` ('train', 'validation' or 'eval') after `step` steps."""
+        record = {name: _plain(value) for name, value in record.items()}
+        self._records.append({"step": step, "split": split, **record})
+        if split == "train":
+            self.step = step
+        if not self._active:
+            return
+        self._file.write(json.dumps(self._records[-1]) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())  # a mounted bucket keeps it nowhere else before it is closed
+        for name, value in record.items():
+            if value is not None:
+                self._events.add_scalar(f"{split}/{name}", value, step)
+        shown = {
+            label: form.format(record[name])
+            for name, (label, form) in _BAR.items()
+            if record.get(name) is not None
+        }
+        if split != "train":
+            of = {"eval": "held out", "validation": "validation"}[split]
+            self._say(f"step {step} {of}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+        elif self._bar.disable:
+            self._say(
+                f"step {step}/{self._config.train.num_steps}: "
+                + ", ".join(f"{k} {v}" for k, v in shown.items())
+                + self._time_left(step)
+            )
+        else:
+            self._bar.set_postfix(shown, refresh=False)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._active and not self._bar.disable:
+            self._bar.update(step - self._bar.n)
+
+    def warn(self, message: str) -> None:
+        """Says a warning, the first time it comes up for its metric."""
+        subject = message.split(" ", 1)[0]
+        if self._active and subject not in self._warned:
+            self._warned.add(subject)
+            self._say(f"WARNING {message}")
+
+    def all(self, split: str) -> list[dict]:
+        """The records of a split, oldest first."""
+        return [r for r in self._records if r["split"] == split]
+
+    def last(self, split: str) -> dict:
+        """The newest record of a split, {} where there is none."""
+        return next((r for r in reversed(self._records) if r["split"] == split), {})
+
+    def close(self) -> None:
+        """Draws curves.png and closes the files."""
+        if not self._active:
+            return
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+        if len({record["step"] for record in self._records}) < 2:  # a probe has no steps
+            return
+        try:
+            curves.draw(self._config, self._records, self._workdir / "curves.png")
+        except OSError as error:
+            logging.warning("curves.png not written: %s", error)
+
+    def _time_left(self, step):
+        now = time.perf_counter()
+        if self._begun is None:  # all so far was compilation
+            self._begun, self._start = now, step
+            return ""
+        seconds = (now - self._begun) / max(step - self._start, 1)
+        left = tqdm.tqdm.format_interval(seconds * (self._config.train.num_steps - step))
+        return f", {left} left"
+
+    def _say(self, text):
+        tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def read_records(path) -> list[dict]:
+    """Records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    records = []
+    if not path.exists():
+        return records
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _is_terminal(stream):
+    """Whether a bar can be drawn there; some pseudo-terminals are no columns wide."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        return False
+
+
+def _plain(value):
+    """A float, None where it is not finite: JSON has neither NaN nor infinity."""
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,78 @@
+"""Manifests: what is read, and what is refused in which words."""
+
+import pytest
+
+from conformer_jax.data.audio import DataError
+from conformer_jax.data.manifest import Row, read_manifest
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_text(text, encoding=encoding)
+    return str(path)
+
+
+def error_of(function, *args):
+    with pytest.raises(DataError) as info:
+        function(*args)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+def test_paths_labels_and_folds(tmp_path):
+    text = "path,label,fold,other\na.wav,dog,1,x\nsub/b.wav, dog ; cat;;dog,2,\n/abs/c.wav,,,\n"
+    rows = read_manifest(write(tmp_path / "m.csv", text))
+    assert rows == [
+        Row(str(tmp_path / "a.wav"), ("dog",), "1", "a.wav"),
+        Row(str(tmp_path / "sub" / "b.wav"), ("dog", "cat"), "2", "sub/b.wav"),
+        Row("/abs/c.wav", (), "", "/abs/c.wav"),
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_spreadsheet_encodings(tmp_path, encoding, newline):
+    text = "path,label\nä.wav,Vögel\n".replace("\n", newline)
+    (row,) = read_manifest(write(tmp_path / "m.csv", text, encoding))
+    assert (row.name, row.labels) == ("ä.wav", ("Vögel",))
+
+
+def test_a_relative_manifest_gives_absolute_paths(tmp_path, monkeypatch):
+    write(tmp_path / "m.csv", "path\na.wav\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("m.csv")[0].path == str(tmp_path / "a.wav")
+
+
+def test_quoted_commas_and_short_lines(tmp_path):
+    rows = read_manifest(write(tmp_path / "m.csv", 'path,label,fold\n"a,b.wav"\nc.wav,x\n'))
+    assert [(r.name, r.labels, r.fold) for r in rows] == [
+        ("a,b.wav", (), ""),
+        ("c.wav", ("x",), ""),
+    ]
+
+
+def test_missing_manifest(tmp_path):
+    path = tmp_path / "no.csv"
+    assert f"cannot read the manifest {path} (config.data.manifest)" in error_of(
+        read_manifest, path
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("paths,label\na.wav,x\n", "no column 'path' (columns: paths, label); rename 'paths'?"),
+        ("filename,label\na.wav,x\n", "no column 'path' (columns: filename, label); rename 'fil"),
+        ("a.wav\nb.wav\n", "(columns: a.wav); its first line must name the columns"),
+        ("", "no column 'path' (columns: none)"),
+        ("path,label\n", "lists no files"),
+        ("path,label\na.wav,x\n,y\n", "line 3: the path is empty"),
+        ("path\na.wav\nb.wav\n./a.wav\n", "line 4: ./a.wav occurs already on line 2"),
+    ],
+)
+def test_broken_manifests_say_what_to_mend(tmp_path, text, words):
+    assert words in error_of(read_manifest, write(tmp_path / "m.csv", text))
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"path,label\n\xe4.wav,x\n")
+    assert "not a CSV file in UTF-8" in error_of(read_manifest, tmp_path / "m.csv")

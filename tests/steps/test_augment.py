@@ -1,0 +1,284 @@
+"""Gain, shift, mixup and SpecAugment: proportions, bounds, keys, and what they must leave alone."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from conformer_jax.steps import augment
+
+# Compiled for seconds of work: skip the backend's optimizations.
+FAST = {"xla_backend_optimization_level": 0}
+OFF = augment.AugmentSpec(
+    gain_db=0.0,
+    shift_samples=0,
+    mixup_alpha=0.0,
+    mixup_share=1.0,
+    time_masks=0,
+    time_mask_frames=20,
+    freq_masks=0,
+    freq_mask_bins=8,
+)
+MIX = dataclasses.replace(OFF, mixup_alpha=0.5)
+SIZE, SAMPLES, CLASSES = 8, 4000, 8
+
+
+def batch_of(seed=0):
+    """Unit-power noise, one class a clip."""
+    audio = np.random.default_rng(seed).standard_normal((SIZE, SAMPLES)).astype(np.float32)
+    audio /= np.sqrt(np.square(audio).mean(-1, keepdims=True))
+    return {
+        "audio": audio,
+        "num_samples": np.full(SIZE, SAMPLES, np.int32),
+        "labels": np.eye(SIZE, CLASSES, dtype=np.float32),
+        "valid": np.ones(SIZE, np.float32),
+    }
+
+
+@functools.partial(jax.jit, compiler_options=FAST)
+def mix_on_device(seed, batch):
+    return augment.mixup(jax.random.key(seed), batch, MIX)
+
+
+def mix(seed, batch):
+    return jax.tree.map(np.asarray, mix_on_device(seed, batch))
+
+
+def test_mixed_labels_sum_to_one_and_mix_two_clips():
+    shares = []
+    for seed in range(20):
+        labels = np.asarray(mix(seed, batch_of())["labels"])
+        np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-6)
+        assert ((labels > 0).sum(-1) <= 2).all()
+        own = np.diagonal(labels)
+        assert (own >= 0.5 - 1e-6).all()  # the clip itself stays the larger part
+        shares.extend(own)
+    assert np.min(shares) < 0.6
+    assert len(np.unique(shares)) > 60  # each clip draws its own proportion
+
+
+def test_powers_mix_in_the_proportion_of_the_labels():
+    batch = batch_of()
+    out = mix(3, batch)
+    labels, audio = np.asarray(out["labels"]), np.asarray(out["audio"])
+    original = np.asarray(batch["audio"])
+    for clip in range(SIZE):
+        lam = labels[clip, clip]
+        other = int(np.delete(np.arange(SIZE), clip)[np.delete(labels[clip], clip).argmax()])
+        if lam == 1:
+            continue
+        np.testing.assert_allclose(labels[clip, other], 1 - lam, atol=1e-6)
+        # What each source adds, by projection: the sources are nearly orthogonal.
+        weights = np.linalg.lstsq(original[[clip, other]].T, audio[clip], rcond=None)[0]
+        np.testing.assert_allclose(np.square(weights), [lam, 1 - lam], atol=1e-4)
+
+
+def test_no_clip_is_mixed_with_itself():
+    """Else it would only become louder, by up to 3 dB."""
+    for seed in range(30):
+        batch = batch_of()
+        out = mix(seed, batch)
+        ratio = np.square(out["audio"]).mean(-1) / np.square(batch["audio"]).mean(-1)
+        np.testing.assert_allclose(ratio, 1, atol=0.15)
+
+
+def test_mixup_never_takes_from_a_clip_that_does_not_count():
+    batch = batch_of()
+    batch["valid"] = np.array([1, 0, 1, 0, 1, 1, 0, 1], np.float32)
+    missing, real = (np.flatnonzero(batch["valid"] == value) for value in (0, 1))
+    batch["audio"][missing] = 1e6
+    mixed = 0
+    for seed in range(20):
+        out = mix(seed, batch)
+        assert np.abs(out["audio"][real]).max() < 100
+        assert not out["labels"][real][:, missing].any()
+        mixed += ((out["labels"][real] > 0).sum(-1) == 2).sum()
+    assert mixed > 20
+
+
+def test_the_longer_of_two_mixed_clips_gives_the_length():
+    batch = batch_of()
+    lengths = np.arange(1, SIZE + 1) * 500
+    batch["num_samples"] = lengths.astype(np.int32)
+    batch["audio"] *= np.arange(SAMPLES) < lengths[:, None]
+    grown = 0
+    for seed in range(10):
+        out = mix(seed, batch)
+        sources = np.asarray(out["labels"]) > 0
+        np.testing.assert_array_equal(out["num_samples"], (sources * lengths).max(-1))
+        grown += (np.asarray(out["num_samples"]) > lengths).sum()
+        silent = np.arange(SAMPLES) >= np.asarray(out["num_samples"])[:, None]
+        assert not np.asarray(out["audio"])[silent].any()
+    assert grown > 10
+
+
+def test_a_share_of_the_clips_is_mixed():
+    spec = dataclasses.replace(MIX, mixup_share=0.3)
+    mix_some = jax.jit(lambda key, batch: augment.mixup(key, batch, spec), compiler_options=FAST)
+    batch, mixed = batch_of(), []
+    for seed in range(40):
+        out = mix_some(jax.random.key(seed), batch)
+        two = (np.asarray(out["labels"]) > 0).sum(-1) == 2
+        np.testing.assert_array_equal(np.asarray(out["audio"])[~two], batch["audio"][~two])
+        np.testing.assert_array_equal(np.asarray(out["labels"])[~two], batch["labels"][~two])
+        mixed.append(two)
+    mixed = np.array(mixed)
+    assert 0.2 < mixed.mean() < 0.4
+    assert (mixed.any(0) & ~mixed.all(0)).all()  # each clip draws for itself
+
+
+def test_mixup_off_returns_the_batch_itself():
+    batch = batch_of()
+    assert augment.mixup(jax.random.key(0), batch, OFF) is batch
+
+
+def test_mixup_reads_int16_at_full_scale():
+    batch = batch_of()
+    whole = (np.clip(np.asarray(batch["audio"]) / 8, -1, 1) * 32767).astype(np.int16)
+    from_int = mix(1, batch | {"audio": whole})
+    from_float = mix(1, batch | {"audio": whole / np.float32(32768)})
+    assert from_int["audio"].dtype == jnp.float32
+    np.testing.assert_allclose(from_int["audio"], from_float["audio"], atol=1e-7)
+
+
+def test_mixup_follows_its_key():
+    first, again, other = (mix(seed, batch_of()) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["audio"], again["audio"])
+    assert (first["audio"] != other["audio"]).any()
+
+
+LENGTHS = np.array([100, 60, 31, 9, 2, 1, 0])
+VALID = np.arange(100) < LENGTHS[:, None]
+
+
+hide = jax.jit(augment.spec_augment, static_argnames="spec", compiler_options=FAST)
+
+
+def hidden_by(seed, **changes):
+    """[B, T, F] bool: what SpecAugment sets to zero."""
+    features = np.ones((len(LENGTHS), 100, 16), np.float32)
+    spec = dataclasses.replace(OFF, **changes)
+    out = hide(jax.random.key(seed), features, VALID, spec)
+    assert set(np.unique(out)) <= {0.0, 1.0}
+    return np.asarray(out) == 0
+
+
+def test_time_masks_are_spans_inside_the_clip_and_at_most_half_of_it():
+    longest = np.zeros(len(LENGTHS), int)
+    for seed in range(60):
+        hidden = hidden_by(seed, time_masks=1, time_mask_frames=20)
+        assert (hidden == hidden[..., :1]).all()  # whole frames
+        hidden = hidden[..., 0]
+        assert not (hidden & ~VALID).any()
+        assert (np.abs(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int))).sum(-1) <= 2).all()
+        longest = np.maximum(longest, hidden.sum(-1))
+    assert (longest <= np.minimum(20, LENGTHS // 2)).all()
+    assert longest[0] >= 18
+    assert longest[3] == 4
+
+
+def test_frequency_masks_are_bands_of_all_frames():
+    widest = 0
+    for seed in range(40):
+        hidden = hidden_by(seed, freq_masks=1, freq_mask_bins=5)
+        assert (hidden == hidden[:, :1]).all()
+        hidden = hidden[:, 0]
+        assert (np.abs(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int))).sum(-1) <= 2).all()
+        widest = max(widest, hidden.sum(-1).max())
+    assert widest == 5
+
+
+def test_masks_differ_between_clips_keys_and_repeats():
+    hidden = hidden_by(0, time_masks=2, freq_masks=2)
+    assert (hidden[0, :60] != hidden[1, :60]).any()
+    assert (hidden != hidden_by(1, time_masks=2, freq_masks=2)).any()
+    np.testing.assert_array_equal(hidden, hidden_by(0, time_masks=2, freq_masks=2))
+    once, twice = (hidden_by(5, time_masks=n)[0].sum() for n in (1, 2))
+    assert twice > once
+
+
+def test_no_masks_is_the_identity():
+    features = np.random.default_rng(0).standard_normal((2, 10, 16)).astype(np.float32)
+    out = augment.spec_augment(jax.random.key(0), features, np.ones((2, 10), bool), OFF)
+    np.testing.assert_array_equal(out, features)
+
+
+def test_the_spec_turns_seconds_into_frames():
+    config = base.get_config()
+    config.augment.time_mask_s = 0.25
+    assert augment.make_spec(config).time_mask_frames == 25
+    config.features.hop_s = 0.02
+    assert augment.make_spec(config).time_mask_frames == 12
+
+
+@pytest.mark.parametrize("name", ["time_masks", "freq_masks"])
+def test_a_mask_of_length_zero_hides_nothing(name):
+    size = {"time_masks": "time_mask_frames", "freq_masks": "freq_mask_bins"}[name]
+    assert not hidden_by(0, **{name: 3, size: 0}).any()
+
+
+def keys_of(seed, size=SIZE):
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(size))
+
+
+SHIFT = dataclasses.replace(OFF, shift_samples=300)
+turn = jax.jit(lambda keys, batch: augment.shift(keys, batch, SHIFT), compiler_options=FAST)
+
+
+def test_a_shift_turns_the_valid_samples_and_leaves_the_padding():
+    lengths = np.array([4000, 2500, 1000, 301, 40, 2, 1, 0])
+    batch = batch_of() | {"num_samples": lengths.astype(np.int32)}
+    batch["audio"] = np.arange(SAMPLES, dtype=np.int16) * np.ones((SIZE, 1), np.int16)
+    offsets = []
+    for seed in range(20):
+        out = np.asarray(turn(keys_of(seed), batch)["audio"])
+        assert out.dtype == np.int16
+        for row, length in zip(out, lengths, strict=True):
+            start = row[0] if length else 0
+            np.testing.assert_array_equal(row[:length], (start + np.arange(length)) % length)
+            np.testing.assert_array_equal(row[length:], np.arange(length, SAMPLES))
+        offsets.append([(out[i, 0] + 1000) % lengths[i] - 1000 for i in range(2)])
+    offsets = np.array(offsets)
+    assert np.abs(offsets).max() <= 300
+    assert offsets.min() < -150 < 150 < offsets.max()
+    assert (offsets[:, 0] != offsets[:, 1]).any()  # each clip draws its own
+    # What is drawn for a clip follows from its own key, whatever else is in the batch.
+    some = {name: value[2:5] for name, value in batch.items()}
+    whole = turn(keys_of(1), batch)["audio"][2:5]
+    np.testing.assert_array_equal(turn(keys_of(1)[2:5], some)["audio"], whole)
+
+
+def test_gain_is_uniform_in_decibels_and_reads_int16_at_full_scale():
+    spec = dataclasses.replace(OFF, gain_db=6.0)
+    amplify = jax.jit(lambda keys, batch: augment.gain(keys, batch, spec), compiler_options=FAST)
+    batch = batch_of()
+    batch["audio"] = (batch["audio"] * 3000).astype(np.int16)
+    decibels = []
+    for seed in range(40):
+        out = np.asarray(amplify(keys_of(seed), batch)["audio"])
+        assert out.dtype == np.float32
+        ratio = out[:, 0] / (batch["audio"][:, 0] / 32768)
+        np.testing.assert_allclose(out, ratio[:, None] * batch["audio"] / 32768, rtol=1e-5)
+        decibels.extend(20 * np.log10(ratio))
+    assert -6 <= min(decibels) < -5
+    assert 5 < max(decibels) <= 6
+    assert abs(np.mean(decibels)) < 1
+    assert len(np.unique(np.round(decibels, 4))) > 300
+
+
+def test_gain_and_shift_off_return_the_batch_itself():
+    batch = batch_of()
+    assert augment.gain(keys_of(0), batch, OFF) is batch
+    assert augment.shift(keys_of(0), batch, OFF) is batch
+
+
+@pytest.mark.parametrize("field", ["gain_db", "shift_s", "mixup_share"])
+def test_a_field_out_of_range_is_named(field):
+    config = base.get_config()
+    config.augment[field] = -1.0
+    with pytest.raises(ValueError, match=rf"config\.augment\.{field} "):
+        augment.make_spec(config)

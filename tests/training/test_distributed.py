@@ -1,0 +1,212 @@
+"""Several processes on this machine, with real collectives, against one process."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from conformer_jax.errors import UserError
+from conformer_jax.evaluation import predictions
+from conformer_jax.training import checkpoint, distributed
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+TASKS = ("pretrain", "finetune")
+
+
+# Half the time to compile; the second is gone in jax 0.11.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
+
+
+def start(folder, tasks, count, stop_at=-1):
+    """Starts `count` processes of tests/processes.py."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": XLA_FLAGS,
+    }
+    command = [sys.executable, str(ROOT / "tests" / "processes.py"), str(folder), ",".join(tasks)]
+    return [
+        subprocess.Popen(
+            [*command, address, str(count), str(i), str(stop_at)],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def run(folder, tasks, count, stop_at=-1):
+    """Runs them to their end; their exit codes, and what they said."""
+    processes = start(folder, tasks, count, stop_at)
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    return [process.returncode for process in processes], "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Pre-training and fine-tuning in one process: what the others must equal."""
+    folder = tmp_path_factory.mktemp("alone")
+    codes, said = run(folder, TASKS, 1)
+    assert codes == [0], said
+    return folder
+
+
+def hashes(folder, task, process=0):
+    return json.loads((folder / f"{task}_hashes_{process}.json").read_text())
+
+
+def params(folder, task):
+    return checkpoint.read_item(folder / task / "checkpoints" / "5" / "params")
+
+
+def leaves(tree, name=""):
+    if not isinstance(tree, dict):
+        return {name: np.asarray(tree)}
+    return {k: v for key, part in tree.items() for k, v in leaves(part, f"{name}/{key}").items()}
+
+
+def records(folder, task):
+    lines = (folder / task / "metrics.jsonl").read_text().splitlines()
+    clock = {"clips_per_s", "audio_hours_per_s", "mfu", "split"}
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def assert_same_run(folder, alone, task):
+    ours, theirs = leaves(params(folder, task)), leaves(params(alone, task))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], atol=1e-6, rtol=0, err_msg=name)
+    for ours, theirs in zip(records(folder, task), records(alone, task), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def assert_same_predictions(folder, alone):
+    ours, theirs = (predictions.load(f / "finetune" / "predictions.npz") for f in (folder, alone))
+    assert ours.ids.tolist() == [f"synthetic/eval/{i:06d}" for i in range(11)]  # each clip once
+    assert (ours.ids == theirs.ids).all()
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-5)
+    assert ours.step == theirs.step == 5
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])  # 1 min
+def test_several_processes_train_and_evaluate_as_one(alone, tmp_path, count):
+    codes, said = run(tmp_path, TASKS, count)
+    assert codes == [0] * count, said
+    for task in TASKS:
+        for process in range(count):
+            assert hashes(tmp_path, task, process) == hashes(alone, task)
+        assert_same_run(tmp_path, alone, task)
+    assert_same_predictions(tmp_path, alone)
+    # 5 training batches, and 2 evaluation batches after steps 2, 4 and 5.
+    assert len(hashes(alone, "pretrain")) == 5 + 3 * 2
+    for task in TASKS:
+        files = {path.name for path in (tmp_path / task).iterdir()}
+        assert files == {path.name for path in (alone / task).iterdir()}  # one writer
+
+
+def test_preempted_processes_save_at_the_same_step_and_another_number_goes_on(alone, tmp_path):
+    codes, said = run(tmp_path, ["pretrain"], 2, stop_at=1)
+    assert codes == [75, 75], said
+    first = hashes(tmp_path, "pretrain")
+    (saved,) = (path.name for path in (tmp_path / "pretrain" / "checkpoints").glob("[0-9]*"))
+    assert 1 <= int(saved) < 5
+    codes, said = run(tmp_path, ["pretrain"], 1)
+    assert codes == [0], said
+    # From the very next batch; an evaluation that was cut short is done again.
+    whole, rest = hashes(alone, "pretrain"), hashes(tmp_path, "pretrain")
+    assert rest == whole[-len(rest) :]
+    assert len(first) + len(rest) >= len(whole)
+    assert_same_run(tmp_path, alone, "pretrain")
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])  # 30 s
+def test_a_process_that_dies_ends_the_job_within_a_minute(tmp_path, victim):
+    environment = {**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)}
+    environment["XLA_FLAGS"] = XLA_FLAGS
+    arguments = [
+        "--config=configs/pretrain.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.loader=threads",
+        "--config.data.clip_s=0.5",
+        "--config.train.num_steps=1000000",
+        "--config.train.eval_every=0",
+        "--config.checkpoint.every_steps=0",
+    ]
+    job = subprocess.Popen(
+        ["launch/local.sh", "2", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    records, deadline = tmp_path / "run" / "metrics.jsonl", time.time() + 120
+    while not (records.exists() and '"step": 4' in records.read_text()):
+        assert job.poll() is None, job.stderr.read()
+        assert time.time() < deadline
+        time.sleep(0.1)
+    children = pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    assert len(children) == 2
+    killed = time.time()
+    os.kill(int(children[victim]), signal.SIGKILL)
+    said = job.communicate(timeout=60)[1]
+    assert time.time() - killed < 60
+    assert job.returncode not in (0, 1, 75)
+    assert f"process {victim} ended with exit code 137" in said
+    assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_tensor_axis_over_two_processes_is_refused_and_all_end(tmp_path):
+    job = subprocess.run(
+        [
+            *["launch/local.sh", "2", "--config=configs/pretrain.py:smoke"],
+            *[f"--workdir={tmp_path}", "--config.sharding.data=1", "--config.sharding.tensor=2"],
+            "--config.data.loader=threads",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert job.returncode == 1
+    assert "error: config.sharding.tensor = 2 reaches over several processes" in job.stderr
+
+
+def test_what_the_environment_says_of_other_processes():
+    expected = distributed.several_expected
+    assert not expected({})
+    assert not expected({"SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"})
+    assert expected({"SLURM_STEP_NUM_TASKS": "2"})
+    assert expected({"OMPI_COMM_WORLD_SIZE": "4"})
+    assert expected({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert expected({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"})
+
+
+def test_half_of_the_flags_is_refused():
+    with pytest.raises(UserError, match=r"--num_processes, --process_id is missing"):
+        distributed.initialize("localhost:1")
+
+
+def test_one_process_calls_it_itself():
+    assert distributed.on_first(lambda: {"a": (1, 2)}) == {"a": (1, 2)}

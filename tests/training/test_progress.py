@@ -1,0 +1,67 @@
+"""Where the progress bar is drawn, and that it fits; the curves."""
+
+import fcntl
+import os
+import struct
+import sys
+import termios
+
+import matplotlib.pyplot as plt
+
+from configs import finetune, pretrain
+from conformer_jax.training import curves, progress
+
+RECORD = {"loss": 4.321, "contrastive_accuracy": 0.123, "clips_per_s": 30.5, "gradient_norm": 1.0}
+
+
+def shown(tmp_path, monkeypatch, columns):
+    """What a run of ten steps writes to a terminal of so many columns, line by line."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        config = pretrain.get_config()
+        config.train.num_steps = 200
+        log = progress.Log(config, tmp_path, 0)
+        for step in (1, 120):
+            log.write(step, "train", RECORD)
+            log.advance(step)
+        log.close()
+        terminal.flush()
+        text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    return [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+
+
+def test_eighty_columns_hold_all_that_is_promised(tmp_path, monkeypatch):
+    lines = shown(tmp_path, monkeypatch, 80)
+    assert max(map(len, lines)) <= 80
+    for part in ("120/200", "loss=4.321", "contrastive acc=0.123", "clips/s=30.5", "left"):
+        assert part in lines[-1]
+
+
+def test_a_terminal_without_width_gets_lines(tmp_path, monkeypatch):
+    lines = shown(tmp_path, monkeypatch, 0)
+    assert any("step 120/200: loss 4.321, contrastive acc 0.123" in line for line in lines)
+
+
+def test_curves_show_the_control_beside_the_run(tmp_path):
+    records = [
+        {
+            "step": step,
+            "split": split,
+            "accuracy": step / 10,
+            "loss": 3 - step,
+            "chance_accuracy": 0.1,
+        }
+        for step in (1, 2)
+        for split in ("train", "eval")
+    ]
+    lower = [record | {"accuracy": 0.05} for record in records]
+    config = finetune.get_config("smoke")
+    curves.draw(config, records, tmp_path / "alone.png")
+    curves.draw(config, records, tmp_path / "both.png", lower)
+    alone, both = (plt.imread(tmp_path / name) for name in ("alone.png", "both.png"))
+    red = [(image[..., 0] - image[..., 1:3].max(-1) > 0.6).sum() for image in (alone, both)]
+    assert red[0] == 0
+    assert red[1] > 100

@@ -1,0 +1,108 @@
+"""The validation split, and how a run stands by it."""
+
+import pytest
+
+from configs import finetune, pretrain
+from conformer_jax.data.sources import Source
+from conformer_jax.errors import UserError
+from conformer_jax.training import selection
+
+
+class Labels(Source):
+    """Examples that only have labels."""
+
+    sample_rate, label_names = 16000, ("a", "b", "c")
+
+    def __init__(self, labels):
+        self._labels = labels
+
+    def __len__(self):
+        return len(self._labels)
+
+    def example_id(self, i):
+        return str(i)
+
+    def labels(self, i):
+        return self._labels[i]
+
+
+CLIPS = Labels([(i % 3,) for i in range(60)])
+
+
+def config_of(module=finetune, share=0.0, patience=0, multi_label=False):
+    config = module.get_config("smoke")
+    config.data.validation_share, config.train.early_stopping = share, patience
+    config.classifier.multi_label = multi_label
+    return config
+
+
+def test_a_share_of_each_class_is_carved_off_and_not_trained_on():
+    train, validation = selection.carve(config_of(share=0.25), CLIPS)
+    ids = [[part.example_id(i) for i in range(len(part))] for part in (train, validation)]
+    assert sorted(ids[0] + ids[1], key=int) == [str(i) for i in range(60)]
+    found = [validation.labels(i)[0] for i in range(len(validation))]
+    assert [found.count(c) for c in range(3)] == [5, 5, 5]
+    assert train.label_names == validation.label_names == CLIPS.label_names
+
+
+def test_without_a_share_nothing_is_carved_off():
+    assert selection.carve(config_of(), CLIPS) == (CLIPS, None)
+    assert selection.carve(config_of(pretrain), CLIPS) == (CLIPS, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (config_of(patience=3), r"train\.early_stopping needs .*validation_share=0\.1"),
+        (config_of(share=1.0), r"validation_share = 1\.0.*below 1"),
+        (config_of(share=0.1, patience=-1), r"early_stopping = -1"),
+        (config_of(pretrain, share=0.1), r"validation_share is for fine-tuning only"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(config, words):
+    with pytest.raises(UserError, match=words):
+        selection.carve(config, CLIPS)
+
+
+def test_classes_of_one_clip_leave_nothing_to_validate_with():
+    with pytest.raises(UserError, match="no class has a second clip"):
+        selection.carve(config_of(share=0.5), Labels([(0,), (1,), (2,)]))
+
+
+def records(*values, metric="accuracy"):
+    return [{"step": 10 * (i + 1), metric: value, "loss": 0.0} for i, value in enumerate(values)]
+
+
+def judge(*values, patience=2):
+    return selection.judge(config_of(share=0.1, patience=patience), records(*values))
+
+
+def test_the_first_of_equally_good_evaluations_is_the_best():
+    assert judge(0.2) == (10, True, False, 0.2)
+    assert judge(0.2, 0.5)[:3] == (20, True, False)
+    assert judge(0.2, 0.5, 0.5)[:3] == (20, False, False)
+    assert judge(0.2, 0.5, 0.5, 0.6)[:3] == (40, True, False)
+
+
+def test_patience_counts_evaluations_without_improvement():
+    assert not judge(0.5, 0.4).over
+    assert judge(0.5, 0.4, 0.5).over
+    assert not judge(0.5, 0.4, 0.6).over
+    assert not judge(*[0.5] * 9, patience=0).over
+
+
+def test_what_does_not_improve_ranks_below_all_that_did():
+    """So that of equal checkpoints the best one is kept."""
+    assert judge(0.0, 0.0).rank < judge(-5.0).rank
+
+
+def test_a_value_that_is_not_finite_is_no_improvement():
+    assert judge(0.1, None)[:2] == (10, False)
+    assert judge(None, 0.1)[:2] == (20, True)
+
+
+def test_several_labels_are_judged_by_map():
+    config = config_of(share=0.1, multi_label=True)
+    scores = records(0.3, 0.2, metric="mAP")
+    scores[0]["accuracy"], scores[1]["accuracy"] = 0.1, 0.9
+    assert selection.judge(config, scores).best_step == 10
