@@ -68,6 +68,14 @@ def healthy_ranges(config, record: dict) -> dict[str, Range]:
     return ranges
 
 
+def readable(means: dict) -> dict:
+    """Scalars for the log: counts of codebook entries become perplexities."""
+    use = means.get("code_use")
+    if use is None:
+        return means
+    return {k: v for k, v in means.items() if k != "code_use"} | code_metrics(use)
+
+
 def code_metrics(code_use: np.ndarray) -> dict[str, float]:
     """Use of the codebook over a stretch of training.
 

@@ -5,13 +5,13 @@ once, and there are no steps: a second run begins anew.
 """
 
 import functools
-import logging
 
 import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
-from conformer_jax.training import checkpoint, loop, program, progress, selection
+from conformer_jax.training import evaluate as evaluating
+from conformer_jax.training import initial, loop, program, progress, selection
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -33,11 +33,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(label_names), prepared=prepared)
     loop.say_sizes(config, train_source, eval_source)
-    state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
-    if config.init_from:
-        params, step = checkpoint.load_encoder(config.init_from, state.params)
-        state = state.with_params(params)
-        logging.info("encoder taken from %s, step %d", config.init_from, step)
+    state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     loader = host_loader.pick(config.data.loader)
     host, num_hosts = jax.process_index(), jax.process_count()
     every_clip = functools.partial(
@@ -50,7 +46,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]
         found = predictions.collect(scored, source, 0)
-        return found, loop.whole_set(found, config.classifier.multi_label)
+        return found, evaluating.whole_set(found, config.classifier.multi_label)
 
     found, held_out = figures(unknown, eval_source)
     record = {}

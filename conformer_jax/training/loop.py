@@ -7,7 +7,7 @@ Order, once at the start:
                                 every name accounted for); else scratch; the head from a probe
                                 where config.classifier.init = 'probe'
 Then, from the step that was restored, until the last:
-  evaluate? save? [stop at num_steps] next batch, step, log?
+  what is due (decision.py)? evaluate? save? [stop at the last] next batch, step, record?
 Where there is a validation split (selection.py), that is what is evaluated, and what improves is
 saved; the last step then takes the parameters of the best, evaluates them on the held-out set and
 saves them as its own.
@@ -17,7 +17,6 @@ On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Pre
 
 import logging
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -26,20 +25,22 @@ from conformer_jax.data import host_loader
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, open_sources
 from conformer_jax.errors import UserError
-from conformer_jax.evaluation import predictions, probe
-from conformer_jax.models import flops
+from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
 from conformer_jax.training import (
     checkpoint,
+    decision,
     diagnostics,
     distributed,
+    initial,
     preemption,
     program,
     progress,
     selection,
-    sharding,
     statistics,
+    window,
 )
+from conformer_jax.training import evaluate as evaluating
 from conformer_jax.training import workdir as workdirs
 
 _FEW_CLIPS = 10  # held out; fewer make no figure
@@ -76,153 +77,143 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     workdir, report, (train_source, eval_source, label_names) = open_run(config, workdir)
     train_source, validation = selection.carve(config, train_source)
     compiled = program.build(config, len(label_names), prepared=prepared)
-    loader, place = host_loader.pick(config.data.loader), compiled.batch_sharding
-    host, num_hosts = jax.process_index(), jax.process_count()
     say_sizes(config, train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
-    init_key, root_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
-
-    keep_best = max(config.checkpoint.keep_best, 0 if validation is None else 1)
-    checkpoints = checkpoint.Checkpoints(
-        workdir, keep_last=config.checkpoint.keep_last, keep_best=keep_best
-    )
-    state, restored = checkpoints.restore(compiled.abstract_state)
-    if state is None:
-        state = compiled.init(init_key)
-        if config.init_from:
-            params, from_step = checkpoint.load_encoder(config.init_from, state.params)
-            state = state.with_params(params)
-            logging.info("encoder taken from %s, step %d", config.init_from, from_step)
-        if config.task == "finetune" and config.classifier.init == "probe":
-            every_clip = loader.eval_batches(train_source, config, report, host, num_hosts)
-            state = probe.start_head(config, state, probe.embed(compiled, state, every_clip))
-            logging.info("head started from a linear probe of the frozen encoder")
-    start_step = int(state.step)
-    if start_step:
-        logging.info("going on from step %d of %s", start_step, workdir)
-
-    def evaluate(state, source):
-        """Metrics and predictions (None in pre-training) of the whole source; None where SIGTERM
-        came on the way."""
-        total, outputs = None, []
-        batches = loader.eval_batches(source, config, report, host, num_hosts)
-        for i, batch in enumerate(batches):
-            if watch.due():
-                batches.close()
-                return None
-            batch = sharding.put_batch(batch, place)
-            result = compiled.eval_step(state, batch, jax.random.fold_in(eval_key, i))
-            pairs, out = result if isinstance(result, tuple) else (result, None)
-            total = metrics.add(total, pairs)
-            if out is not None:
-                outputs.append(jax.device_get(out))
-        record = _readable(metrics.means(total))
-        if not outputs:
-            return record, None
-        found = predictions.collect(outputs, source, int(state.step))
-        return record | whole_set(found, config.classifier.multi_label), found
-
-    def best_state(step):
-        """The newest state with the parameters of another step, or of its own."""
-        if step == int(state.step):
-            return state
-        logging.info("taking the parameters of step %d, the best on validation", step)
-        checkpoints.wait()
-        best, _ = checkpoints.restore(compiled.abstract_state, step)
-        return best.replace(step=state.step)
-
-    num_steps, train_record, held_out = config.train.num_steps, {}, {}
-    meta = {"config": config.to_dict(), "label_names": list(label_names)}
-    batches = loader.train_batches(train_source, config, start_step, report, host, num_hosts)
-    # A save that SIGTERM asked for: the sums of its open window; its step is not evaluated yet.
-    preempted = (restored or {}).get("preempted")
-    finished = "best_step" in (restored or {})  # perhaps before num_steps
-    fresh = preempted is not None  # whether the step has not been evaluated and saved
-    keep_eval = restored is not None and not fresh  # without a checkpoint it is another task's
-    log = progress.Log(config, workdir, start_step, keep_eval=keep_eval, active=host == 0)
-    watch = preemption.Watch()
+    run = _Run(config, workdir, compiled, label_names)
     try:
-        if host == 0:
-            predictions.drop_other(workdir / "predictions.npz", log.last("eval").get("step"))
-        window = metrics.from_json(preempted["window"]) if preempted else None
-        clock = time.perf_counter()
-        compiling = True  # the first window holds the compilation and tells no speed
-        for step in range(start_step, num_steps + 1):
-            last = step == num_steps or finished
-            if (
-                last
-                and not fresh
-                and (done_before := distributed.on_first(lambda: log.last("eval")))
-            ):
-                held_out = done_before
-                break
-            paused = time.perf_counter()
-            stop = watch.due()
-            save = last or (fresh and _due(step, config.checkpoint.every_steps))
-            if not stop and (save or (fresh and _due(step, config.train.eval_every))):
-                result = evaluate(state, eval_source if validation is None else validation)
-                if result is not None and validation is not None:
-                    log.write(step, "validation", result[0])
-                    standing = selection.judge(config, log.all("validation"))
-                    last, save = last or standing.over, save or standing.improved or standing.over
-                    if last:
-                        best = best_state(standing.best_step)
-                        result = evaluate(best, eval_source)
-                        if result is not None:
-                            state, meta["best_step"] = best, standing.best_step
-                            result[0]["best_step"] = standing.best_step
-                stop = result is None
-                if not stop and (last or validation is None):
-                    held_out, found = result
-                    log.write(step, "eval", held_out)
-                    if found is not None and host == 0:
-                        predictions.save(workdir / "predictions.npz", *found)
-            if stop:
-                checkpoints.save(
-                    state, meta | {"preempted": {"window": metrics.to_json(window)}}, _UNRANKED
-                )
-                checkpoints.wait()
-                raise watch.preempted(step)
-            if save:
-                checkpoints.save(
-                    state, meta, _rank(held_out) if validation is None else standing.rank
-                )
-            clock += time.perf_counter() - paused
-            if last:
-                break
-            fresh = True
-            batch = sharding.put_batch(next(batches), place)
-            state, pairs = compiled.train_step(state, batch, root_key)
-            jax.block_until_ready(window)  # of the step before: no more than two are under way
-            window = metrics.add(window, pairs)
-            done = step + 1
-            # Saving closes a window, so that a resumed run logs the same windows.
-            due = _due(done, config.train.log_every) or _due(done, config.checkpoint.every_steps)
-            due = due or (validation is not None and _due(done, config.train.eval_every))
-            if due or done in (1, num_steps):
-                train_record = _readable(metrics.means(window))
-                now = time.perf_counter()
-                if not compiling:
-                    train_record |= _speed(config, done - log.step, now - clock)
-                train_record["learning_rate"] = float(compiled.schedule(step))
-                window, clock, compiling = None, now, False
-                log.write(done, "train", train_record)
-                _check_health(config, state, train_record, done, log)
-            log.advance(done)
-        checkpoints.wait()
-        if watch.heard:  # too late to stop anything but what comes after this run
-            raise watch.preempted(num_steps)
+        run.start(report, train_source, eval_source, validation)
+        held_out = run.again(eval_source) if run.begun.finished else _loop(run)
+        run.checkpoints.wait()
+        if run.watch.heard:  # too late to stop anything but what comes after this run
+            raise run.watch.preempted(config.train.num_steps)
     finally:
-        watch.close()
-        batches.close()
-        log.close()
-        checkpoints.close()
-    return Result(train_record or log.last("train"), held_out, config, compiled, len(train_source))
+        run.close()
+    trained = run.log.last("train")
+    return Result(trained, held_out, config, compiled, len(train_source))
 
 
-def _due(step, every):
-    return every > 0 and step % every == 0
+def _loop(run) -> dict[str, Any]:
+    """Steps until the last; returns the last evaluation of the held-out clips."""
+    state, step, fresh = run.begun.state, run.begun.step, run.begun.fresh
+    limits = run.config.train, run.config.checkpoint
+    while True:
+        due = decision.before_step(step, *limits, fresh=fresh)
+        with run.window.paused():
+            judged = None if run.watch.due() else run.judge(state, step, due)
+            if judged is None:
+                run.save_in_haste(state)
+                raise run.watch.preempted(step)
+            due, state = judged.due, judged.state
+            if judged.held_out is not None:
+                run.write(step, judged.held_out)
+            if due.save:
+                run.save(judged)
+        if due.last:
+            return judged.held_out.record
+        batch = run.compiled.put_batch(next(run.batches))
+        state, pairs = run.compiled.train_step(state, batch, run.step_key)
+        run.window.add(pairs)
+        step, fresh = step + 1, True
+        if decision.record_due(step, *limits, validates=run.judge.validates):
+            run.record(state, step)
+        run.log.advance(step)
+
+
+class _Run:
+    """What the loop works with: each part has a file of its own, this one puts them together."""
+
+    def __init__(self, config, workdir, compiled, label_names):
+        keep_best = max(config.checkpoint.keep_best, 1 if config.data.validation_share else 0)
+        self.config, self.compiled = config, compiled
+        self.checkpoints = checkpoint.Checkpoints(
+            workdir, keep_last=config.checkpoint.keep_last, keep_best=keep_best
+        )
+        self.watch = preemption.Watch()
+        self.log, self.batches = None, None  # from `start` on
+        self._workdir, self._first = workdir, jax.process_index() == 0
+        self._meta = {"config": config.to_dict(), "label_names": list(label_names)}
+
+    def start(self, report, train_source, eval_source, validation) -> None:
+        """Finds the state to go on from, and opens what is read and written from there."""
+        config, compiled = self.config, self.compiled
+        loader = host_loader.pick(config.data.loader)
+        place = config, report, jax.process_index(), jax.process_count()
+        eval_batches = lambda source: loader.eval_batches(source, *place)
+        init_key, self.step_key, eval_key = initial.run_keys(config)
+        self.begun = initial.start(
+            config, compiled, self.checkpoints, lambda: eval_batches(train_source), init_key
+        )
+        step = self.begun.step
+        if step:
+            logging.info("going on from step %d of %s", step, self._workdir)
+        self.log = progress.Log(
+            config, self._workdir, step, keep_eval=self.begun.evaluated, active=self._first
+        )
+        if self._first:
+            predictions.drop_other(self._predictions, self.log.last("eval").get("step"))
+        self.evaluate = evaluating.Evaluator(
+            compiled, eval_batches, self.watch, eval_key, multi_label=config.classifier.multi_label
+        )
+        self.judge = evaluating.Judge(
+            config,
+            self.evaluate,
+            eval_source,
+            validation,
+            log=self.log,
+            checkpoints=self.checkpoints,
+            abstract_state=compiled.abstract_state,
+        )
+        self.batches = loader.train_batches(train_source, config, step, *place[1:])
+        self.window = window.Window(config, self.begun.sums)
+
+    def again(self, eval_source) -> dict[str, Any]:
+        """The last evaluation of a finished run: as logged, or where that is lost made again."""
+        if logged := distributed.on_first(lambda: self.log.last("eval")):
+            return logged
+        step = self.begun.step
+        held_out = None if self.watch.due() else self.evaluate(self.begun.state, eval_source)
+        if held_out is None:
+            raise self.watch.preempted(step)
+        self.write(step, held_out)
+        return held_out.record
+
+    def write(self, step: int, held_out: evaluating.Evaluation) -> None:
+        """Logs an evaluation of the held-out clips, with what was said of each."""
+        self.log.write(step, "eval", held_out.record)
+        if held_out.found is not None and self._first:
+            predictions.save(self._predictions, *held_out.found)
+
+    def save(self, judged: evaluating.Judged) -> None:
+        """Starts saving a state that was evaluated."""
+        end = {"finished": True} if judged.due.last else {}
+        if judged.best_step is not None:
+            end["best_step"] = judged.best_step
+        self.checkpoints.save(judged.state, self._meta | end, judged.rank)
+
+    def save_in_haste(self, state) -> None:
+        """Saves a state on SIGTERM, not evaluated, with the sums of the open window."""
+        left = {"preempted": {"window": metrics.to_json(self.window.sums)}}
+        self.checkpoints.save(state, self._meta | left, _UNRANKED)
+        self.checkpoints.wait()
+
+    def record(self, state, step: int) -> None:
+        """Closes the window that ends with `step` and logs it."""
+        record = diagnostics.readable(self.window.close(step - self.log.step))
+        record["learning_rate"] = float(self.compiled.schedule(step - 1))
+        self.log.write(step, "train", record)
+        _check_health(self.config, state, record, step, self.log)
+
+    def close(self) -> None:
+        """Closes what is open, whatever has happened."""
+        self.watch.close()
+        for part in (self.batches, self.log, self.checkpoints):
+            if part is not None:
+                part.close()
+
+    @property
+    def _predictions(self):
+        return self._workdir / "predictions.npz"
 
 
 def open_run(config, workdir):
@@ -320,33 +311,6 @@ def _check_same_encoder(saved, config):
             f"({'; '.join(fields[:4])}{' ...' if len(fields) > 4 else ''}): take the variant of "
             f"configs/finetune.py that belongs to it"
         )
-
-
-def _readable(means):
-    """Scalars for the log: codebook counts become perplexities."""
-    use = means.pop("code_use", None)
-    return means if use is None else means | diagnostics.code_metrics(use)
-
-
-def whole_set(found, multi_label):
-    try:
-        return metrics.whole_set(found.logits, found.labels, multi_label=multi_label)
-    except ValueError as error:
-        raise UserError(f"evaluation failed: {error}") from error
-
-
-def _rank(held_out):
-    """What keep-best ranks by, higher is better: the loss alone ranks pre-training."""
-    return held_out.get("mAP", -held_out.get("contrastive_loss", 0.0))
-
-
-def _speed(config, steps, seconds):
-    clips = config.data.batch_size * steps / max(seconds, 1e-9)
-    speed = {"clips_per_s": clips, "audio_hours_per_s": clips * config.data.clip_s / 3600}
-    peak = flops.peak_flops()
-    if peak:
-        speed["mfu"] = flops.train_step_flops(config) * steps / seconds / peak
-    return speed
 
 
 def _check_health(config, state, record, step, log):

@@ -1,0 +1,138 @@
+"""Evaluation inside a run: what the held-out clips and the validation split say of a state."""
+
+import logging
+from typing import Any, NamedTuple
+
+import jax
+
+from conformer_jax.errors import UserError
+from conformer_jax.evaluation import predictions
+from conformer_jax.steps import metrics
+from conformer_jax.training import decision, diagnostics, selection
+
+
+class Evaluation(NamedTuple):
+    """Of a whole source."""
+
+    record: dict[str, Any]
+    found: predictions.Predictions | None  # None of pre-training
+
+
+class Evaluator:
+    """Evaluates states of one run; all its processes together.
+
+    Args:
+      compiled: the Program.
+      batches_of: source -> this process's evaluation batches, a generator.
+      watch: preemption.Watch.
+      key: masks and distractors of pre-training follow from it.
+      multi_label: config.classifier.multi_label.
+    """
+
+    def __init__(self, compiled, batches_of, watch, key, *, multi_label: bool):
+        self._compiled, self._batches_of = compiled, batches_of
+        self._watch, self._key, self._multi_label = watch, key, multi_label
+
+    def __call__(self, state, source) -> Evaluation | None:
+        """Metrics and predictions of the whole source; None where SIGTERM came on the way."""
+        total, outputs = None, []
+        batches = self._batches_of(source)
+        for i, batch in enumerate(batches):
+            if self._watch.due():
+                batches.close()
+                return None
+            batch = self._compiled.put_batch(batch)
+            result = self._compiled.eval_step(state, batch, jax.random.fold_in(self._key, i))
+            pairs, out = result if isinstance(result, tuple) else (result, None)
+            total = metrics.add(total, pairs)
+            if out is not None:
+                outputs.append(jax.device_get(out))
+        record = diagnostics.readable(metrics.means(total))
+        if not outputs:
+            return Evaluation(record, None)
+        found = predictions.collect(outputs, source, int(state.step))
+        return Evaluation(record | whole_set(found, self._multi_label), found)
+
+
+def whole_set(found, multi_label: bool) -> dict[str, float]:
+    """The figures of Predictions; a UserError where they have none."""
+    try:
+        return metrics.whole_set(found.logits, found.labels, multi_label=multi_label)
+    except ValueError as error:
+        raise UserError(f"evaluation failed: {error}") from error
+
+
+class Judged(NamedTuple):
+    """What an evaluation has led to; of a moment at which none was due, what was there before."""
+
+    due: decision.Due  # which validation may have changed
+    state: Any  # at the end of a run with a validation split: of its best step
+    held_out: Evaluation | None
+    rank: float  # of a checkpoint saved here, higher is better
+    best_step: int | None = None
+
+
+class Judge:
+    """Decides what follows from evaluations: which are made, and which parameters a run ends with.
+
+    Args:
+      config: of the run.
+      evaluate: Evaluator.
+      eval_source, validation: Sources; validation None where there is no split.
+      log: progress.Log.
+      checkpoints: of the run, for the parameters of its best step.
+      abstract_state: what they restore to.
+    """
+
+    def __init__(
+        self, config, evaluate, eval_source, validation, *, log, checkpoints, abstract_state
+    ):
+        self._config, self._evaluate, self._log = config, evaluate, log
+        self._eval_source, self._validation = eval_source, validation
+        self._checkpoints, self._abstract_state = checkpoints, abstract_state
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split."""
+        return self._validation is not None
+
+    def __call__(self, state, step: int, due: decision.Due) -> Judged | None:
+        """Evaluates what is due, and logs it; None where SIGTERM came on the way."""
+        if not due.evaluate:
+            return Judged(due, state, None, 0.0)
+        if self.validates:
+            return self._by_validation(state, step, due)
+        held_out = self._evaluate(state, self._eval_source)
+        if held_out is None:
+            return None
+        return Judged(due, state, held_out, _rank(held_out.record))
+
+    def _by_validation(self, state, step, due):
+        validated = self._evaluate(state, self._validation)
+        if validated is None:
+            return None
+        self._log.write(step, "validation", validated.record)
+        standing = selection.judge(self._config, self._log.all("validation"))
+        due = decision.after_validation(due, standing)
+        if not due.last:
+            return Judged(due, state, None, standing.rank)
+        best = self._best_state(state, step, standing.best_step)
+        held_out = self._evaluate(best, self._eval_source)
+        if held_out is None:
+            return None
+        held_out.record["best_step"] = standing.best_step
+        return Judged(due, best, held_out, standing.rank, standing.best_step)
+
+    def _best_state(self, state, step, best_step):
+        """The state with the parameters of its best step."""
+        if step == best_step:
+            return state
+        logging.info("taking the parameters of step %d, the best on validation", best_step)
+        self._checkpoints.wait()
+        best, _ = self._checkpoints.restore(self._abstract_state, best_step)
+        return best.replace(step=state.step)
+
+
+def _rank(record):
+    """What keep-best ranks by, higher is better: the loss alone ranks pre-training."""
+    return record.get("mAP", -record.get("contrastive_loss", 0.0))
