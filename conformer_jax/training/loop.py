@@ -164,7 +164,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 result = evaluate(state, eval_source if validation is None else validation)
                 if result is not None and validation is not None:
                     log.write(step, "validation", result[0])
-                    standing = selection.judge(config, log.all("validation"))
+                    standing = selection.judge(
+                        validation_records_of_first(log),
+                        selection.judged_by(config.classifier.multi_label),
+                        config.train.early_stopping,
+                    )
                     last, save = last or standing.over, save or standing.improved or standing.over
                     if last:
                         best = best_state(standing.best_step)
@@ -219,6 +223,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         log.close()
         checkpoints.close()
     return Result(train_record or log.last("train"), held_out, config, compiled, len(train_source))
+
+
+def validation_records_of_first(log) -> list[dict]:
+    """Those of process 0, on every process: all must call this, and all then judge alike."""
+    return distributed.on_first(lambda: log.all("validation"))
 
 
 def _due(step, every):
