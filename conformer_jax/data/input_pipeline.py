@@ -27,27 +27,27 @@ def _close_open_iterators():
         batches.close()
 
 
-def train_batches(source, config, start_step, report, host=0, num_hosts=1):
+def train_batches(source, spec, start_step, report, host=0, num_hosts=1):
     """As host_loader.train_batches."""
-    plan = host_loader.train_plan(source, config, host, num_hosts)
+    plan = host_loader.train_plan(source, spec, host, num_hosts)
     steps = tf.data.Dataset.range(start_step, 2**62)
-    return _run(plan, steps, config.data.batch_size // num_hosts, source, config, report)
+    return _run(plan, steps, spec.batch_size // num_hosts, source, spec, report)
 
 
-def eval_batches(source, config, report, host=0, num_hosts=1):
+def eval_batches(source, spec, report, host=0, num_hosts=1):
     """As host_loader.eval_batches."""
-    plan, num_steps = host_loader.eval_plan(source, config, host, num_hosts)
-    steps = tf.data.Dataset.range(num_steps)
-    return _run(plan, steps, config.data.eval_batch_size // num_hosts, source, config, report)
+    plan, count = host_loader.eval_plan(source, spec, host, num_hosts)
+    steps = tf.data.Dataset.range(count)
+    return _run(plan, steps, spec.eval_batch_size // num_hosts, source, spec, report)
 
 
-def _run(plan, steps, rows, source, config, report):
+def _run(plan, steps, rows, source, spec, report):
     """The batches of `steps`, a tf.data set of step numbers, each of `rows` rows."""
     failures = []  # tf.data turns an exception into text; the first one is kept to raise it
-    read_row = _reader(source, config, report, failures)
+    read_row = _reader(source, spec, report, failures)
     dataset = steps.map(_planner(plan, rows)).unbatch()
-    dataset = dataset.map(read_row, num_parallel_calls=config.data.workers, deterministic=True)
-    dataset = dataset.batch(rows).prefetch(config.data.prefetch)
+    dataset = dataset.map(read_row, num_parallel_calls=spec.workers, deterministic=True)
+    dataset = dataset.batch(rows).prefetch(spec.prefetch)
     options = tf.data.Options()
     # Nothing here is left to it, and closing can wait up to a minute for its thread to wake.
     options.autotune.enabled = False
@@ -71,18 +71,17 @@ def _planner(plan, rows):
     return plan_rows
 
 
-def _reader(source, config, report, failures):
+def _reader(source, spec, report, failures):
     """host_loader.read_example for tf.data; what it raises is added to `failures`, too."""
-    multi_label, num_samples = config.classifier.multi_label, host_loader.clip_samples(config)
     tensors = {
-        "audio": ((num_samples,), tf.int16),
+        "audio": ((spec.num_samples,), tf.int16),
         "num_samples": ((), tf.int32),
         "valid": ((), tf.float32),
         "index": ((), tf.int32),
     }
     if source.label_names:
         classes = (len(source.label_names),)
-        tensors["labels"] = (classes, tf.float32) if multi_label else ((), tf.int32)
+        tensors["labels"] = (classes, tf.float32) if spec.multi_label else ((), tf.int32)
 
     def read(index, position, valid):
         try:
@@ -91,8 +90,8 @@ def _reader(source, config, report, failures):
                 int(index),
                 None if np.isnan(position) else position,
                 bool(valid),
-                num_samples,
-                multi_label,
+                spec.num_samples,
+                spec.multi_label,
                 report,
             )
         except Exception as e:

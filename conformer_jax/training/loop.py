@@ -24,7 +24,7 @@ import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.data.manifest import check_exists
-from conformer_jax.data.sources import BadAudioReport, open_sources
+from conformer_jax.data.sources import BadAudioReport, open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.models import flops
@@ -78,6 +78,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     compiled = program.build(config, len(label_names), prepared=prepared)
     loader, place = host_loader.pick(config.data.loader), compiled.batch_sharding
     host, num_hosts = jax.process_index(), jax.process_count()
+    batch_spec = host_loader.loader_spec(config)
     say_sizes(config, train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
@@ -95,7 +96,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
             state = state.with_params(params)
             logging.info("encoder taken from %s, step %d", config.init_from, from_step)
         if config.task == "finetune" and config.classifier.init == "probe":
-            every_clip = loader.eval_batches(train_source, config, report, host, num_hosts)
+            every_clip = loader.eval_batches(train_source, batch_spec, report, host, num_hosts)
             state = probe.start_head(config, state, probe.embed(compiled, state, every_clip))
             logging.info("head started from a linear probe of the frozen encoder")
     start_step = int(state.step)
@@ -106,7 +107,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
         """Metrics and predictions (None in pre-training) of the whole source; None where SIGTERM
         came on the way."""
         total, outputs = None, []
-        batches = loader.eval_batches(source, config, report, host, num_hosts)
+        batches = loader.eval_batches(source, batch_spec, report, host, num_hosts)
         for i, batch in enumerate(batches):
             if watch.due():
                 batches.close()
@@ -134,7 +135,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 
     num_steps, train_record, held_out = config.train.num_steps, {}, {}
     meta = {"config": config.to_dict(), "label_names": list(label_names)}
-    batches = loader.train_batches(train_source, config, start_step, report, host, num_hosts)
+    batches = loader.train_batches(train_source, batch_spec, start_step, report, host, num_hosts)
     # A save that SIGTERM asked for: the sums of its open window; its step is not evaluated yet.
     preempted = (restored or {}).get("preempted")
     finished = "best_step" in (restored or {})  # perhaps before num_steps
@@ -284,7 +285,7 @@ def prepare_data(config, workdir, report):
     """
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
-    train_source, eval_source = open_sources(config, names)
+    train_source, eval_source = open_sources(source_spec(config), names)
     origin = own
     if origin is None and config.init_from:
         origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))
