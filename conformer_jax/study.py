@@ -38,8 +38,6 @@ def study(config, workdir) -> list[dict]:
     Raises:
       UserError: anything that the user can mend.
     """
-    from conformer_jax.training import distributed, frozen, loop
-
     if "arms" not in config:
         raise UserError(f"{config.name} is no study: take a config of configs/study.py")
     workdir, records, compiled = pathlib.Path(workdir), [], None
@@ -47,35 +45,50 @@ def study(config, workdir) -> list[dict]:
     before = _records_before(workdir)
     for name, changes in config.arms:
         _check(name, changes)
-        changes = dict(changes)
-        scratch = changes.pop("scratch", False)
         for seed in config.seeds:
             logging.info("arm '%s', seed %d", name, seed)
-            one = _changed(config.finetune, changes, "finetune.", name)
-            one.seed = int(seed)
-            origin = _pretrained(config, changes, one, workdir, name)
-            run = workdir / _key(name) / f"seed_{seed}"
-            evaluate = loop.train_and_evaluate if one.task == "finetune" else frozen.evaluate
-            if scratch:
-                # The statistics of the other arms: the arms differ in the encoder alone.
-                _take_statistics(one, origin)
-            one.init_from = "" if scratch else str(origin)
-            result = evaluate(one, run, compiled)
-            compiled = result.program
-            records.append(
-                {
-                    "arm": name,
-                    "seed": int(seed),
-                    "share": one.data.label_share,
-                    "init": "scratch" if scratch else "pretrained",
-                    "clips": result.num_clips,
-                    **{figure: result.held_out[figure] for figure in _FIGURES},
-                }
-            )
-            done = {(record["arm"], record["seed"]) for record in records}
-            left = [r for r in before if (r["arm"], r["seed"]) not in done]
-            distributed.on_first(lambda: _write(config, workdir, records + left))  # noqa: B023
+            record, compiled = _run_arm(config, workdir, name, dict(changes), int(seed), compiled)
+            records.append(record)
+            _write_with_those_before(config, workdir, records, before)
     return records
+
+
+def _run_arm(config, workdir, name, changes, seed, compiled):
+    """Runs one arm with one seed.
+
+    Returns:
+      its record; its Program, to hand to the next as `compiled`.
+    """
+    from conformer_jax.training import frozen, loop
+
+    one = _changed(config.finetune, changes, "finetune.", name)
+    one.seed = seed
+    origin = _pretrained(config, changes, one, workdir, name)
+    scratch = changes.get("scratch", False)
+    if scratch:
+        # The statistics of the other arms: the arms differ in the encoder alone.
+        _take_statistics(one, origin)
+    one.init_from = "" if scratch else str(origin)
+    run = loop.train_and_evaluate if one.task == "finetune" else frozen.evaluate
+    result = run(one, workdir / _key(name) / f"seed_{seed}", compiled)
+    record = {
+        "arm": name,
+        "seed": seed,
+        "share": one.data.label_share,
+        "init": "scratch" if scratch else "pretrained",
+        "clips": result.num_clips,
+        **{figure: result.held_out[figure] for figure in _FIGURES},
+    }
+    return record, result.program
+
+
+def _write_with_those_before(config, workdir, records, before):
+    """On process 0: the records so far, and those of an earlier run that are not redone yet."""
+    from conformer_jax.training import distributed
+
+    done = {(record["arm"], record["seed"]) for record in records}
+    left = [r for r in before if (r["arm"], r["seed"]) not in done]
+    distributed.on_first(lambda: _write(config, workdir, records + left))
 
 
 def _check(arm, changes):

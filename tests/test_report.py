@@ -289,7 +289,7 @@ def test_a_spectrogram_has_its_tone_where_it_sounds():
     times = np.arange(16_000) / 16_000
     clips = [np.sin(2 * np.pi * hz * times).astype(np.float32) for hz in (200, 6000)]
     for picture, rows in zip(
-        media.spectrograms(config, [clips[0], clips[1][:8000]]),
+        media.spectrograms(config.features, [clips[0], clips[1][:8000]]),
         (slice(50, 64), slice(0, 14)),
         strict=True,
     ):

@@ -5,9 +5,18 @@ import concurrent.futures
 import csv
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.holdout import name_hash
+
+
+class _Found(NamedTuple):
+    """Of a folder: rows of the manifest, (path, reason) of files that cannot be read."""
+
+    rows: list[list[str]]
+    unreadable: list[tuple[str, str]]
+    seconds: float  # of all rows
 
 
 def write_manifest(folder, output=None, folds=0) -> str:
@@ -34,39 +43,49 @@ def write_manifest(folder, output=None, folds=0) -> str:
         raise DataError(f"{output.parent} does not exist: create it or choose another --output")
     statistics = output.with_name(output.name + ".statistics.json")
     own = {output.resolve(), unreadable_list.resolve(), statistics.resolve()}
+    found = _look_through(folder, output.parent, own)
+    if folds:
+        _assign_folds(found.rows, folds)
+    try:
+        if found.unreadable:
+            _write_csv(unreadable_list, ("path", "reason"), found.unreadable)
+        else:
+            unreadable_list.unlink(missing_ok=True)  # of an earlier run
+        if found.rows:
+            _write_csv(output, ("path", "label", "fold", "duration_s"), found.rows)
+    except OSError as e:
+        raise DataError(f"cannot write {e.filename}: {e.strerror}; choose another --output") from e
+    if not found.rows:
+        reasons = f"; what it contains is listed in {unreadable_list}" if found.unreadable else ""
+        raise DataError(f"{folder} contains no readable audio{reasons}")
+    return _summary(found, output, unreadable_list, folds)
+
+
+def _look_through(folder, beside, own):
+    """What lies below `folder`, with paths as seen from `beside`; the files in `own` do not."""
     paths = [path for path in _visible_files(folder) if path.resolve() not in own]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         lengths = list(pool.map(_length_or_reason, paths))
-
-    rows, unreadable, seconds = [], [], 0.0
+    found = _Found([], [], 0.0)
     for path, length in zip(paths, lengths, strict=True):
-        name = Path(os.path.relpath(path, output.parent)).as_posix()
+        name = Path(os.path.relpath(path, beside)).as_posix()
         if isinstance(length, str):
-            unreadable.append((name.encode("utf-8", "backslashreplace").decode(), length))
+            found.unreadable.append((name.encode("utf-8", "backslashreplace").decode(), length))
             continue
+        duration = length[0] / length[1]
         parents = path.relative_to(folder).parts[:-1]
-        rows.append([name, parents[0] if parents else "", "", f"{length[0] / length[1]:.3f}"])
-        seconds += length[0] / length[1]
-    if folds:
-        _assign_folds(rows, folds)
-    try:
-        if unreadable:
-            _write_csv(unreadable_list, ("path", "reason"), unreadable)
-        else:
-            unreadable_list.unlink(missing_ok=True)  # of an earlier run
-        if rows:
-            _write_csv(output, ("path", "label", "fold", "duration_s"), rows)
-    except OSError as e:
-        raise DataError(f"cannot write {e.filename}: {e.strerror}; choose another --output") from e
-    if not rows:
-        reasons = f"; what it contains is listed in {unreadable_list}" if unreadable else ""
-        raise DataError(f"{folder} contains no readable audio{reasons}")
+        found.rows.append([name, parents[0] if parents else "", "", f"{duration:.3f}"])
+        found = found._replace(seconds=found.seconds + duration)
+    return found
 
+
+def _summary(found, output, unreadable_list, folds):
+    rows, unreadable = found.rows, found.unreadable
     classes = sorted({row[1] for row in rows} - {""})
     shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
     lines = [
         f"Wrote {output}",
-        f"  files       {len(rows)}, {seconds / 3600:.2f} h",
+        f"  files       {len(rows)}, {found.seconds / 3600:.2f} h",
         f"  classes     {len(classes)}" + (f": {shown}" if classes else ""),
         f"  unreadable  {len(unreadable)}" + (f", see {unreadable_list}" if unreadable else ""),
         *([f"  folds       {folds}, each label spread over them"] if folds else []),

@@ -3,27 +3,51 @@
 import collections
 import hashlib
 import logging
+from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.manifest import Row
 
 
-def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[list, list]:
-    """Rows to train on and rows to evaluate on.
+class Split(NamedTuple):
+    """Rows to train on and rows to evaluate on."""
+
+    train: list[Row]
+    held_out: list[Row]
+
+
+def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> Split:
+    """Splits the rows of a manifest: by folds where `eval_folds` are given, else by a share.
 
     Args:
       rows: list of `Row`.
       manifest: its path, for messages.
       train_folds, eval_folds: values of `fold`, compared as strings. Without `train_folds` all
         but `eval_folds` are trained on; without `eval_folds` a share of those is held out.
-      eval_share: share of the files of each label that is held out (files of several labels count
-        for the first), at least one and not all of two or more, chosen by a hash of their paths: it
-        depends neither on their order nor on any seed, and is the same with and without unlabelled
-        files. A label's only file is trained on; where all labels have one, they count as one.
+      eval_share: share of the files of each label that is held out: see `_split_by_share`.
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
     train_folds, eval_folds = [str(f) for f in train_folds], [str(f) for f in eval_folds]
     known = sorted({row.fold for row in rows if row.fold})
+    _check_folds(known, manifest, train_folds, eval_folds)
+    if eval_folds:
+        return _split_by_folds(rows, manifest, train_folds, eval_folds)
+    if train_folds:
+        rows = [row for row in rows if row.fold in train_folds]
+    elif known:
+        logging.info(
+            "%s has folds (%s): --config.data.eval_folds=\"('%s',)\" holds one out; now a share of "
+            "%g of the clips is held out",
+            manifest,
+            ", ".join(known),
+            known[0],
+            eval_share,
+        )
+    return _split_by_share(rows, manifest, eval_share)
+
+
+def _check_folds(known, manifest, train_folds, eval_folds):
     for field, folds in (("train_folds", train_folds), ("eval_folds", eval_folds)):
         for fold in folds:
             if fold not in known:
@@ -33,42 +57,43 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> tuple[lis
                 )
     if both := sorted(set(train_folds) & set(eval_folds)):
         logging.warning("folds trained on and evaluated on: %s", ", ".join(both))
+
+
+def _split_by_folds(rows, manifest, train_folds, eval_folds):
     if train_folds:
         train = [row for row in rows if row.fold in train_folds]
     else:
         train = [row for row in rows if row.fold not in eval_folds]
-    if eval_folds:
-        held_out = [row for row in rows if row.fold in eval_folds]
-        if not train:
-            raise DataError(f"config.data.eval_folds takes every file of {manifest}: name fewer")
-        return train, held_out
-    if known and not train_folds:
-        logging.info(
-            "%s has folds (%s): --config.data.eval_folds=\"('%s',)\" holds one out; now a share of "
-            "%g of the clips is held out",
-            manifest,
-            ", ".join(known),
-            known[0],
-            eval_share,
-        )
+    if not train:
+        raise DataError(f"config.data.eval_folds takes every file of {manifest}: name fewer")
+    return Split(train, [row for row in rows if row.fold in eval_folds])
+
+
+def _split_by_share(rows, manifest, share):
+    """Holds out `share` of the files of each label (files of several count for the first).
+
+    At least one and not all of two or more, chosen by a hash of their paths: that depends neither
+    on their order nor on any seed, and is the same with and without unlabelled files. A label's
+    only file is trained on; where all labels have one, they count as one.
+    """
     by_label = collections.defaultdict(list)
-    for i, row in enumerate(train):
+    for i, row in enumerate(rows):
         by_label[row.labels[:1]].append(i)
     groups = [indices for indices in by_label.values() if len(indices) > 1]
     chosen = set()
-    for indices in groups or [range(len(train))]:
-        names = [train[i].name for i in indices]
-        chosen |= {indices[j] for j in hold_out(names, eval_share, manifest)}
-    if len(chosen) > 3 * max(1, eval_share * len(train)):
+    for indices in groups or [range(len(rows))]:
+        names = [rows[i].name for i in indices]
+        chosen |= {indices[j] for j in hold_out(names, share, manifest)}
+    if len(chosen) > 3 * max(1, share * len(rows)):
         logging.warning(
             "WARNING %d of %d files are held out, one of each of many labels: where the folders "
             "are no classes, empty the column 'label'",
             len(chosen),
-            len(train),
+            len(rows),
         )
-    return (
-        [row for i, row in enumerate(train) if i not in chosen],
-        [row for i, row in enumerate(train) if i in chosen],
+    return Split(
+        [row for i, row in enumerate(rows) if i not in chosen],
+        [row for i, row in enumerate(rows) if i in chosen],
     )
 
 

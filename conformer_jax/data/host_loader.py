@@ -14,14 +14,49 @@ Rows with valid = 0 are zero in every array.
 
 import collections
 import concurrent.futures
+import dataclasses
 import importlib
 import importlib.util
 import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from conformer_jax.data import sampling
 from conformer_jax.data.sources import BadAudio, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderSpec:
+    """What both loaders need to know of a run; B and the rows of an evaluation are over all hosts.
+
+    num_samples: N. workers: threads that read; prefetch: batches that are read ahead.
+    """
+
+    seed: int
+    batch_size: int
+    eval_batch_size: int
+    num_samples: int
+    balanced: bool
+    multi_label: bool
+    workers: int
+    prefetch: int
+
+
+def loader_spec(config) -> LoaderSpec:
+    """From the full config."""
+    data = config.data
+    return LoaderSpec(
+        seed=config.seed,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        num_samples=clip_samples(data.clip_s, config.features.sample_rate),
+        balanced=data.balanced,
+        multi_label=config.classifier.multi_label,
+        workers=data.workers,
+        prefetch=data.prefetch,
+    )
 
 
 def pick(loader):
@@ -40,33 +75,33 @@ def pick(loader):
     return importlib.import_module(f"conformer_jax.data.{name}")
 
 
-def train_batches(source, config, start_step, report, host=0, num_hosts=1):
+def train_batches(source, spec: LoaderSpec, start_step, report, host=0, num_hosts=1):
     """Endless iterator of training batches (this host's rows) from `start_step` on.
 
     Closing it ends its threads. Raises DataError where `report` stops the run; any other
     exception of a reading thread is raised here too.
     """
-    plan = train_plan(source, config, host, num_hosts)
-    return _run(map(plan, itertools.count(start_step)), source, config, report)
+    plan = train_plan(source, spec, host, num_hosts)
+    return _run(map(plan, itertools.count(start_step)), source, spec, report)
 
 
-def eval_batches(source, config, report, host=0, num_hosts=1):
+def eval_batches(source, spec: LoaderSpec, report, host=0, num_hosts=1):
     """Iterator over the whole source once, in order; the last batch is filled with valid = 0."""
-    plan, num_steps = eval_plan(source, config, host, num_hosts)
-    return _run(map(plan, range(num_steps)), source, config, report)
+    steps = eval_plan(source, spec, host, num_hosts)
+    return _run(map(steps.plan, range(steps.count)), source, spec, report)
 
 
-def train_plan(source, config, host, num_hosts):
+def train_plan(source, spec: LoaderSpec, host, num_hosts):
     """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
-    batch_size = config.data.batch_size
+    batch_size = spec.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
-    balance = _balance(source) if config.data.balanced else None
+    balance = _balance(source) if spec.balanced else None
 
     def plan(step):
         if balance is None:
-            indices, positions = sampling.train_batch(config.seed, step, batch_size, len(source))
+            indices, positions = sampling.train_batch(spec.seed, step, batch_size, len(source))
         else:
-            indices, positions = sampling.balanced_batch(config.seed, step, batch_size, balance)
+            indices, positions = sampling.balanced_batch(spec.seed, step, batch_size, balance)
         return indices[rows], positions[rows], np.ones(batch_size // num_hosts, bool)
 
     return plan
@@ -79,21 +114,28 @@ def _balance(source):
     return sampling.class_balance(labels, len(source.label_names))
 
 
-def eval_plan(source, config, host, num_hosts):
-    """The same for one evaluation, where positions are None, the middle; and its steps."""
-    batch_size = config.data.eval_batch_size
+class EvalSteps(NamedTuple):
+    """plan: as `train_plan` returns it, with None for positions: the middle; count: of steps."""
+
+    plan: Callable
+    count: int
+
+
+def eval_plan(source, spec: LoaderSpec, host, num_hosts) -> EvalSteps:
+    """The steps of one evaluation."""
+    batch_size = spec.eval_batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
 
     def plan(step):
         indices, valid = sampling.eval_batch(step, batch_size, len(source))
         return indices[rows], None, valid[rows]
 
-    return plan, sampling.num_eval_batches(batch_size, len(source))
+    return EvalSteps(plan, sampling.num_eval_batches(batch_size, len(source)))
 
 
-def clip_samples(config) -> int:
+def clip_samples(clip_s: float, sample_rate: int) -> int:
     """N, the samples of a row."""
-    return round(config.data.clip_s * config.features.sample_rate)
+    return round(clip_s * sample_rate)
 
 
 def example_batch(source, indices, positions, valid, num_samples, multi_label, report) -> dict:
@@ -159,23 +201,23 @@ def stack(rows) -> dict:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _run(plans, source, config, report):
-    """Yields the batches of `plans`, config.data.prefetch of them being read ahead."""
-    num_samples, multi_label = clip_samples(config), config.classifier.multi_label
-    pool = concurrent.futures.ThreadPoolExecutor(config.data.workers, "read-audio")
+def _run(plans, source, spec, report):
+    """Yields the batches of `plans`, spec.prefetch of them being read ahead."""
+    shape = spec.num_samples, spec.multi_label
+    pool = concurrent.futures.ThreadPoolExecutor(spec.workers, "read-audio")
 
     def submit(plan):
         indices, positions, valid = plan
         positions = [None] * len(indices) if positions is None else positions
         return [
-            pool.submit(read_example, source, int(i), p, bool(v), num_samples, multi_label, report)
+            pool.submit(read_example, source, int(i), p, bool(v), *shape, report)
             for i, p, v in zip(indices, positions, valid, strict=True)
         ]
 
     ahead = collections.deque()
     try:
         while True:
-            while len(ahead) <= config.data.prefetch and (plan := next(plans, None)) is not None:
+            while len(ahead) <= spec.prefetch and (plan := next(plans, None)) is not None:
                 ahead.append(submit(plan))
             if not ahead:
                 return

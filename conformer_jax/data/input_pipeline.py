@@ -27,29 +27,61 @@ def _close_open_iterators():
         batches.close()
 
 
-def train_batches(source, config, start_step, report, host=0, num_hosts=1):
+def train_batches(source, spec, start_step, report, host=0, num_hosts=1):
     """As host_loader.train_batches."""
-    plan = host_loader.train_plan(source, config, host, num_hosts)
+    plan = host_loader.train_plan(source, spec, host, num_hosts)
     steps = tf.data.Dataset.range(start_step, 2**62)
-    return _run(plan, steps, config.data.batch_size // num_hosts, source, config, report)
+    return _run(plan, steps, spec.batch_size // num_hosts, source, spec, report)
 
 
-def eval_batches(source, config, report, host=0, num_hosts=1):
+def eval_batches(source, spec, report, host=0, num_hosts=1):
     """As host_loader.eval_batches."""
-    plan, num_steps = host_loader.eval_plan(source, config, host, num_hosts)
-    steps = tf.data.Dataset.range(num_steps)
-    return _run(plan, steps, config.data.eval_batch_size // num_hosts, source, config, report)
+    plan, count = host_loader.eval_plan(source, spec, host, num_hosts)
+    steps = tf.data.Dataset.range(count)
+    return _run(plan, steps, spec.eval_batch_size // num_hosts, source, spec, report)
 
 
-def _run(plan, steps, rows, source, config, report):
+def _run(plan, steps, rows, source, spec, report):
     """The batches of `steps`, a tf.data set of step numbers, each of `rows` rows."""
-    multi_label, num_samples = config.classifier.multi_label, host_loader.clip_samples(config)
     failures = []  # tf.data turns an exception into text; the first one is kept to raise it
+    read_row = _reader(source, spec, report, failures)
+    dataset = steps.map(_planner(plan, rows)).unbatch()
+    dataset = dataset.map(read_row, num_parallel_calls=spec.workers, deterministic=True)
+    dataset = dataset.batch(rows).prefetch(spec.prefetch)
+    options = tf.data.Options()
+    # Nothing here is left to it, and closing can wait up to a minute for its thread to wake.
+    options.autotune.enabled = False
+    generator = _iterate(dataset.with_options(options), failures)
+    _OPEN.add(generator)
+    return generator
+
+
+def _planner(plan, rows):
+    """`plan` for tf.data: step -> (indices, positions, valid), each [rows]."""
 
     def examples(step):
         indices, positions, valid = plan(int(step))
         # NaN is the middle, since a tensor cannot hold None.
         return indices, np.full(len(indices), np.nan) if positions is None else positions, valid
+
+    def plan_rows(step):
+        tensors = tf.numpy_function(examples, [step], [tf.int64, tf.float64, tf.bool])
+        return tuple(tf.ensure_shape(tensor, (rows,)) for tensor in tensors)
+
+    return plan_rows
+
+
+def _reader(source, spec, report, failures):
+    """host_loader.read_example for tf.data; what it raises is added to `failures`, too."""
+    tensors = {
+        "audio": ((spec.num_samples,), tf.int16),
+        "num_samples": ((), tf.int32),
+        "valid": ((), tf.float32),
+        "index": ((), tf.int32),
+    }
+    if source.label_names:
+        classes = (len(source.label_names),)
+        tensors["labels"] = (classes, tf.float32) if spec.multi_label else ((), tf.int32)
 
     def read(index, position, valid):
         try:
@@ -58,59 +90,37 @@ def _run(plan, steps, rows, source, config, report):
                 int(index),
                 None if np.isnan(position) else position,
                 bool(valid),
-                num_samples,
-                multi_label,
+                spec.num_samples,
+                spec.multi_label,
                 report,
             )
         except Exception as e:
             failures.append(e)
             raise
-        return [row[key] for key in spec]
-
-    spec = {
-        "audio": ((num_samples,), tf.int16),
-        "num_samples": ((), tf.int32),
-        "valid": ((), tf.float32),
-        "index": ((), tf.int32),
-    }
-    if source.label_names:
-        classes = (len(source.label_names),)
-        spec["labels"] = (classes, tf.float32) if multi_label else ((), tf.int32)
+        return [row[key] for key in tensors]
 
     def read_row(index, position, valid):
-        dtypes = [dtype for _, dtype in spec.values()]
-        tensors = tf.numpy_function(read, [index, position, valid], dtypes)
-        row = dict(zip(spec, tensors, strict=True))
-        return {key: tf.ensure_shape(row[key], shape) for key, (shape, _) in spec.items()}
+        dtypes = [dtype for _, dtype in tensors.values()]
+        found = tf.numpy_function(read, [index, position, valid], dtypes)
+        row = dict(zip(tensors, found, strict=True))
+        return {key: tf.ensure_shape(row[key], shape) for key, (shape, _) in tensors.items()}
 
-    def plan_rows(step):
-        tensors = tf.numpy_function(examples, [step], [tf.int64, tf.float64, tf.bool])
-        return tuple(tf.ensure_shape(tensor, (rows,)) for tensor in tensors)
+    return read_row
 
-    dataset = steps.map(plan_rows).unbatch()
-    dataset = dataset.map(read_row, num_parallel_calls=config.data.workers, deterministic=True)
-    dataset = dataset.batch(rows).prefetch(config.data.prefetch)
-    options = tf.data.Options()
-    # Nothing here is left to it, and closing can wait up to a minute for its thread to wake.
-    options.autotune.enabled = False
-    dataset = dataset.with_options(options)
 
-    def batches():
-        iterator = dataset.as_numpy_iterator()
-        try:
-            while True:
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
-                except tf.errors.OpError:
-                    if failures:
-                        raise failures[0] from None
-                    raise
-                yield batch
-        finally:
-            del iterator  # ends the reading, even where a traceback keeps this frame alive
-
-    generator = batches()
-    _OPEN.add(generator)
-    return generator
+def _iterate(dataset, failures):
+    """Yields the batches; raises the first of `failures` where one of them ended the data set."""
+    iterator = dataset.as_numpy_iterator()
+    try:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError:
+                if failures:
+                    raise failures[0] from None
+                raise
+            yield batch
+    finally:
+        del iterator  # ends the reading, even where a traceback keeps this frame alive

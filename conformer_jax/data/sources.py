@@ -1,8 +1,10 @@
 """Random access to examples: manifests of audio files, TFDS data sets, the synthetic corpus."""
 
+import dataclasses
 import difflib
 import logging
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from conformer_jax.data.audio import (
 from conformer_jax.data.holdout import hold_out, split_rows
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sampling import few_labels
-from conformer_jax.data.synthetic import SyntheticSource
+from conformer_jax.data.synthetic import SyntheticSource, SyntheticSpec
 
 __all__ = [
     "BadAudio",
@@ -25,9 +27,12 @@ __all__ = [
     "DataError",
     "ManifestSource",
     "Source",
+    "SourceSpec",
+    "Sources",
     "Subset",
     "TfdsSource",
     "open_sources",
+    "source_spec",
 ]
 
 
@@ -186,43 +191,104 @@ class Subset(Source):
         return self._source.read(int(self._indices[i]), num_samples, position)
 
 
-def open_sources(config, label_names=None) -> tuple[Source, Source]:
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    """Which clips a run trains on and which it evaluates on: fields of config.data and others.
+
+    labelled: whether labels are needed; without, they are ignored. synthetic: of the corpus that
+    is used where neither `manifest` nor `tfds_name` is given; its clips have `num_samples`.
+    """
+
+    manifest: str
+    tfds_name: str
+    tfds_dir: str
+    train_folds: tuple
+    eval_folds: tuple
+    eval_share: float
+    labels_per_class: int
+    label_share: float
+    sample_rate: int
+    labelled: bool
+    multi_label: bool
+    seed: int
+    synthetic: SyntheticSpec
+    num_samples: int
+
+
+def source_spec(config) -> SourceSpec:
+    """From the full config."""
+    data, sample_rate = config.data, config.features.sample_rate
+    return SourceSpec(
+        manifest=data.manifest,
+        tfds_name=data.tfds_name,
+        tfds_dir=data.tfds_dir,
+        train_folds=tuple(data.train_folds),
+        eval_folds=tuple(data.eval_folds),
+        eval_share=data.eval_share,
+        labels_per_class=data.labels_per_class,
+        label_share=data.label_share,
+        sample_rate=sample_rate,
+        labelled=config.task != "pretrain",
+        multi_label=config.classifier.multi_label,
+        seed=config.seed,
+        synthetic=SyntheticSpec(**config.synthetic),
+        num_samples=round(data.clip_s * sample_rate),
+    )
+
+
+class Sources(NamedTuple):
+    """What is trained on and what is evaluated on."""
+
+    train: Source
+    held_out: Source
+
+
+def open_sources(spec: SourceSpec, label_names=None) -> Sources:
     """The sources to train on and to evaluate on.
 
     Args:
-      config: the full config of a run; `data`, `features.sample_rate`, `task`,
-        `classifier.multi_label` and `seed` are read. Labels are ignored unless task = 'finetune'.
+      spec: from `source_spec`.
       label_names: the classes of a checkpoint, whose order is taken; None for the data's own
         (of a manifest: its distinct labels, sorted).
 
     Raises DataError: whatever is wrong with the data as configured.
     """
-    if config.data.manifest and config.data.tfds_name:
+    if spec.manifest and spec.tfds_name:
         raise DataError("config.data.manifest and config.data.tfds_name are both set: clear one")
-    if config.data.manifest:
-        return _finish(config, *_manifest_sources(config, label_names))
-    if config.data.tfds_name:
-        train, held_out = _tfds_sources(config)
-        where = f"TFDS {config.data.tfds_name}"
+    if spec.manifest:
+        return _finish(spec, *_manifest_sources(spec, label_names))
+    if spec.tfds_name:
+        train, held_out = _tfds_sources(spec)
+        where = f"TFDS {spec.tfds_name}"
     else:
-        train, held_out = SyntheticSource(config, "train"), SyntheticSource(config, "eval")
+        train, held_out = (_synthetic_source(spec, split) for split in ("train", "eval"))
         where = "the synthetic corpus"
     names = ()
-    if config.task != "pretrain":
+    if spec.labelled:
         if not train.label_names:
             raise DataError(f"config.data.tfds_name: {where} has no labels to fine-tune on")
         names = train.label_names if label_names is None else label_names
         _check_label_names(train.label_names, names, where)
     if tuple(names) != tuple(train.label_names):
         train, held_out = Subset(train, None, names), Subset(held_out, None, names)
-    return _finish(config, train, held_out)
+    return _finish(spec, train, held_out)
 
 
-def _manifest_sources(config, label_names):
-    manifest, data = config.data.manifest, config.data
+def _synthetic_source(spec, split):
+    return SyntheticSource(
+        spec.synthetic,
+        split,
+        sample_rate=spec.sample_rate,
+        num_samples=spec.num_samples,
+        labelled=spec.labelled,
+    )
+
+
+def _manifest_sources(spec, label_names):
+    manifest = spec.manifest
     rows = read_manifest(manifest)
     names = ()
-    if config.task != "pretrain":
+    if spec.labelled:
         found = sorted({label for row in rows for label in row.labels})
         if not found:
             raise DataError(f"{manifest} has no labels to fine-tune on: fill its column 'label'")
@@ -235,8 +301,8 @@ def _manifest_sources(config, label_names):
             )
         rows = labelled
     _check_files(rows, manifest)
-    parts = split_rows(rows, manifest, data.train_folds, data.eval_folds, data.eval_share)
-    return tuple(ManifestSource(part, config.features.sample_rate, names) for part in parts)
+    parts = split_rows(rows, manifest, spec.train_folds, spec.eval_folds, spec.eval_share)
+    return tuple(ManifestSource(part, spec.sample_rate, names) for part in parts)
 
 
 def _check_files(rows, manifest):
@@ -251,36 +317,36 @@ def _check_files(rows, manifest):
         )
 
 
-def _tfds_sources(config):
+def _tfds_sources(spec):
     """Folds name splits here; without `eval_folds`: 'validation', or else a share of train."""
-    data, rate = config.data, config.features.sample_rate
-    splits = _tfds_builder(data.tfds_name, data.tfds_dir).info.splits
-    eval_split = "+".join(data.eval_folds) or ("validation" if "validation" in splits else "")
-    train_split = "+".join(data.train_folds) or "train"
-    train = TfdsSource(data.tfds_name, train_split, data.tfds_dir, rate)
-    if train.multi_label and config.task != "pretrain" and not config.classifier.multi_label:
-        raise DataError(_several_labels(f"TFDS {data.tfds_name}"))
+    name, folder, rate = spec.tfds_name, spec.tfds_dir, spec.sample_rate
+    splits = _tfds_builder(name, folder).info.splits
+    eval_split = "+".join(spec.eval_folds) or ("validation" if "validation" in splits else "")
+    train_split = "+".join(spec.train_folds) or "train"
+    train = TfdsSource(name, train_split, folder, rate)
+    if train.multi_label and spec.labelled and not spec.multi_label:
+        raise DataError(_several_labels(f"TFDS {name}"))
     if eval_split:
-        return train, TfdsSource(data.tfds_name, eval_split, data.tfds_dir, rate)
+        return train, TfdsSource(name, eval_split, folder, rate)
     ids = [train.example_id(i) for i in range(len(train))]
-    chosen = hold_out(ids, data.eval_share, f"TFDS {data.tfds_name}")
+    chosen = hold_out(ids, spec.eval_share, f"TFDS {name}")
     kept = [i for i in range(len(train)) if i not in chosen]
     return Subset(train, kept), Subset(train, sorted(chosen))
 
 
-def _finish(config, train, held_out):
+def _finish(spec, train, held_out) -> Sources:
     """Checks that one-label tasks have one label, and keeps `labels_per_class`."""
     for source, purpose in ((train, "train on"), (held_out, "evaluate on")):
         if not len(source):
             raise DataError(f"no clip to {purpose}: check config.data (or config.synthetic)")
-    if config.task == "pretrain":
-        return train, held_out
-    if not config.classifier.multi_label and not config.data.tfds_name:
+    if not spec.labelled:
+        return Sources(train, held_out)
+    if not spec.multi_label and not spec.tfds_name:
         for source in (train, held_out):
             for i in range(len(source)):
                 if len(source.labels(i)) > 1:
                     raise DataError(_several_labels(source.example_id(i)))
-    per_class, share = config.data.labels_per_class, config.data.label_share
+    per_class, share = spec.labels_per_class, spec.label_share
     if not 0 < share <= 1 or (per_class and share < 1):
         raise DataError(
             f"config.data.label_share = {share}: over 0 and at most 1, and 1 where "
@@ -292,10 +358,10 @@ def _finish(config, train, held_out):
         if not per_class:
             counts = np.bincount([c for of_clip in labels for c in of_clip], minlength=num_classes)
             per_class = np.maximum(np.rint(share * counts), 1)
-        kept = few_labels(labels, num_classes, per_class, config.seed)
+        kept = few_labels(labels, num_classes, per_class, spec.seed)
         logging.info("%d of %d labelled clips kept", len(kept), len(train))
         train = Subset(train, kept)
-    return train, held_out
+    return Sources(train, held_out)
 
 
 def _several_labels(where) -> str:

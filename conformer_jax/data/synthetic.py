@@ -5,6 +5,7 @@ pitch, tempo, timbre, loudness and onset times, in a random room and over colour
 takes about 6 ms.
 """
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -113,12 +114,22 @@ def render_clip(
     return np.rint(mixed) / np.float32(32768), labels
 
 
+@dataclasses.dataclass(frozen=True)
+class SyntheticSpec:
+    """The fields of config.synthetic."""
+
+    num_train: int
+    num_eval: int
+    max_classes: int
+    snr_db: tuple[float, float]
+
+
 class SyntheticSource:
     """One split of the corpus, by position; the interface of the sources in sources.py.
 
     The corpus is the same for every config.seed (`CORPUS_SEED` fixes it), so that runs with
-    several seeds share their data. 'train' and 'eval' are separate random streams. For
-    config.task 'pretrain' no label is shown: `label_names` and `labels(i)` are empty.
+    several seeds share their data. 'train' and 'eval' are separate random streams. Where not
+    `labelled` no label is shown: `label_names` and `labels(i)` are empty.
 
     The first `CACHED_CLIPS` clips read stay in memory as int16 (330 MB for clips of 5 s at
     16 kHz); the others are rendered at every read. Threads may share a source.
@@ -127,17 +138,24 @@ class SyntheticSource:
         ValueError: the split is not 'train' or 'eval'.
     """
 
-    def __init__(self, config, split: str):
+    def __init__(
+        self,
+        spec: SyntheticSpec,
+        split: str,
+        *,
+        sample_rate: int,
+        num_samples: int,
+        labelled: bool,
+    ):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-        settings = config.synthetic
-        self.sample_rate = config.features.sample_rate  # Hz
-        self.label_names = () if config.task == "pretrain" else CLASS_NAMES
+        self.sample_rate = sample_rate  # Hz
+        self.label_names = CLASS_NAMES if labelled else ()
         self._split = split
-        self._length = settings.num_train if split == "train" else settings.num_eval
-        self._max_classes = settings.max_classes
-        self._snr_db = tuple(settings.snr_db)
-        self._num_samples = round(config.data.clip_s * self.sample_rate)
+        self._length = spec.num_train if split == "train" else spec.num_eval
+        self._max_classes = spec.max_classes
+        self._snr_db = tuple(spec.snr_db)
+        self._num_samples = num_samples
         self._cache: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 

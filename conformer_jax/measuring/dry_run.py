@@ -29,7 +29,7 @@ def describe(config) -> str:
     compiled = program.build(config, len(names))
     state = compiled.abstract_state
     batches = host_loader.train_batches(
-        source, config, 0, report, jax.process_index(), jax.process_count()
+        source, host_loader.loader_spec(config), 0, report, jax.process_index(), jax.process_count()
     )
     batch = next(batches)
     batches.close()

@@ -130,6 +130,7 @@ class _Bench:
         self.num_classes = len(names)
         self.built = program.build(config, self.num_classes)
         self.loader = host_loader.pick(config.data.loader)
+        self._batch_spec = host_loader.loader_spec(config)
         self._host = jax.process_index(), jax.process_count()
         init_key, self._root_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
         self.state = self.built.init(init_key)
@@ -149,13 +150,13 @@ class _Bench:
     def train_batches(self, start_step):
         """Batches as a run reads them."""
         return self.loader.train_batches(
-            self._source, self.config, start_step, self._report, *self._host
+            self._source, self._batch_spec, start_step, self._report, *self._host
         )
 
     def held_out_batch(self):
         """The first one, on the host."""
         return _first(
-            self.loader.eval_batches(self._held_out, self.config, self._report, *self._host)
+            self.loader.eval_batches(self._held_out, self._batch_spec, self._report, *self._host)
         )
 
 

@@ -48,42 +48,54 @@ def busy(events: Iterable[Event], rank: Callable[[str], int]) -> tuple[dict[str,
     if not spans:
         return {}, 0.0
     first, last = spans[0].start, max(event.end for event in spans)
-    owners: dict[int, str] = {}  # of tasks
-    stacks = collections.defaultdict(list)  # of each line: (end, operation), innermost last
-    ends: list[tuple[float, str]] = []
-    result: collections.Counter = collections.Counter()
-    now = first
-
-    def advance(to):
-        """Divides the time up to `to`, in which nothing starts or ends."""
-        nonlocal now
-        to = min(max(to, first), last)
-        running = [stack[-1][1] for stack in stacks.values() if stack and stack[-1][1]]
-        if to > now and running:
-            least = min(map(rank, running))
-            running = [op for op in running if rank(op) == least]
-            for op in running:
-                result[op] += (to - now) / len(running)
-        now = max(now, to)
-
-    def close_until(time):
-        while ends and ends[0][0] <= time:
-            end, line = heapq.heappop(ends)
-            advance(end)
-            while stacks[line] and stacks[line][-1][0] <= end:
-                stacks[line].pop()
-
+    sweep = _Sweep(first, last, rank)
     for event in events:
-        close_until(event.start)
-        advance(event.start)
-        stack = stacks[event.line]
+        sweep.take(event)
+    sweep.pass_to(last)
+    return dict(sweep.times), last - first
+
+
+class _Sweep:
+    """Goes through the events from the first operation's start to the last one's end."""
+
+    def __init__(self, first, last, rank):
+        self.times: collections.Counter = collections.Counter()  # by operation, ns
+        self._now, self._first, self._last, self._rank = first, first, last, rank
+        self._owners: dict[int, str] = {}  # of tasks
+        # Of each line: (end, operation) of what it is in, innermost last.
+        self._stacks = collections.defaultdict(list)
+        self._ends: list[tuple[float, str]] = []  # heap of (end, line)
+
+    def take(self, event):
+        """Enters an event; they come by their starts."""
+        self.pass_to(event.start)
+        stack = self._stacks[event.line]
         if event.sends is not None:
-            owners[event.sends] = stack[-1][1] if stack else ""
+            self._owners[event.sends] = stack[-1][1] if stack else ""
         elif event.end > event.start:
-            stack.append((event.end, event.op or owners.get(event.task, "")))
-            heapq.heappush(ends, (event.end, event.line))
-    close_until(last)
-    return dict(result), last - first
+            stack.append((event.end, event.op or self._owners.get(event.task, "")))
+            heapq.heappush(self._ends, (event.end, event.line))
+
+    def pass_to(self, time):
+        """Moves to `time`, leaving what ends on the way."""
+        while self._ends and self._ends[0][0] <= time:
+            end, line = heapq.heappop(self._ends)
+            self._divide_to(end)
+            stack = self._stacks[line]
+            while stack and stack[-1][0] <= end:
+                stack.pop()
+        self._divide_to(time)
+
+    def _divide_to(self, time):
+        """Divides the time up to `time`, in which nothing starts or ends, among what is busy."""
+        time = min(max(time, self._first), self._last)
+        running = [stack[-1][1] for stack in self._stacks.values() if stack and stack[-1][1]]
+        if time > self._now and running:
+            least = min(map(self._rank, running))
+            running = [op for op in running if self._rank(op) == least]
+            for op in running:
+                self.times[op] += (time - self._now) / len(running)
+        self._now = max(self._now, time)
 
 
 def newest(folder) -> pathlib.Path | None:

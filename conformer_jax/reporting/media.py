@@ -39,17 +39,17 @@ def png(indices: np.ndarray, palette: np.ndarray) -> str:
     return _uri("image/png", b"\x89PNG\r\n\x1a\n" + body)
 
 
-def spectrograms(config, clips: list[np.ndarray]) -> list[str]:
+def spectrograms(settings, clips: list[np.ndarray]) -> list[str]:
     """Log-mel spectrograms as the model takes them in, low frequencies at the bottom.
 
     Args:
-      config: of the run; `features` is read.
-      clips: float32 [n] each, at config.features.sample_rate.
+      settings: config.features of the run.
+      clips: float32 [n] each, at its sample rate.
 
     Returns:
       a PNG data URI of each clip, each from its loudest cell down by 52 dB at most.
     """
-    spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+    spec = dataclasses.replace(FeatureSpec(**settings), mean=(), deviation=())
     audio = np.zeros((len(clips), max(map(len, clips))), np.float32)
     for row, clip in zip(audio, clips, strict=True):
         row[: len(clip)] = clip

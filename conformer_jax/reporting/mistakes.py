@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from conformer_jax.data.sources import BadAudio, open_sources
+from conformer_jax.data.sources import BadAudio, open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import media
 from conformer_jax.reporting.markup import Markup, join, percent, tag
@@ -135,15 +135,14 @@ def _listen(run, ids) -> dict:
     """The held-out clips as evaluation hears them: id -> _Heard, or the reason why not."""
     if run.config is None:
         return dict.fromkeys(ids, "the run has no readable config.json")
-    config = run.config.copy_and_resolve_references()
-    # Only the held-out side is wanted, and choosing few labels reads through the training side.
-    config.data.labels_per_class = 0
     try:
-        _, source = open_sources(config, tuple(run.predictions.label_names))
-    except (UserError, OSError, AttributeError, KeyError, ValueError) as error:
+        # Only the held-out side is wanted, and choosing few labels reads through the training side.
+        spec = dataclasses.replace(source_spec(run.config), labels_per_class=0)
+        source = open_sources(spec, tuple(run.predictions.label_names)).held_out
+    except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         return dict.fromkeys(ids, f"the corpus cannot be opened ({_line(error)})")
-    rate, wanted = config.features.sample_rate, set(ids)
-    num_samples = round(config.data.clip_s * rate)
+    rate, wanted, features = spec.sample_rate, set(ids), run.config.features
+    num_samples = spec.num_samples
     heard, clips = dict.fromkeys(ids, "the corpus no longer holds it"), {}
     for i in range(len(source)):
         if (name := source.example_id(i)) not in wanted:
@@ -155,8 +154,8 @@ def _listen(run, ids) -> dict:
     if not clips:
         return heard
     low, high = (f"{hz / 1000:g} kHz" if hz >= 1000 else f"{hz:g} Hz" for hz in
-                 (config.features.fmin, config.features.fmax))  # fmt: skip
-    pictures = media.spectrograms(config, list(clips.values()))
+                 (features.fmin, features.fmax))  # fmt: skip
+    pictures = media.spectrograms(features, list(clips.values()))
     for (name, audio), picture in zip(clips.items(), pictures, strict=True):
         heard[name] = _Heard(picture, media.flac(audio, rate), len(audio) / rate, low, high)
     return heard

@@ -113,6 +113,7 @@ def mixup(key, batch, spec: AugmentSpec):
     if not spec.mixup_alpha or size < 2:
         return batch
     key_weight, key_order = jax.random.split(key)
+    # [B], from here to the end.
     lam = jax.random.beta(key_weight, spec.mixup_alpha, spec.mixup_alpha, (size,))
     lam = jnp.maximum(lam, 1.0 - lam)  # the clip itself stays the larger part
     # A random turn of the batch: no clip meets itself, which would only make it louder.
@@ -120,15 +121,14 @@ def mixup(key, batch, spec: AugmentSpec):
     if spec.mixup_share < 1:
         stays = jax.random.uniform(jax.random.fold_in(key, 2), (size,)) >= spec.mixup_share
         lam = jnp.where(stays, 1.0, lam)
-    lam = jnp.where(batch["valid"][other] > 0, lam, 1.0)[:, None]
-    audio = _as_float(batch["audio"])
+    lam = jnp.where(batch["valid"][other] > 0, lam, 1.0)
+    audio, length, labels = _as_float(batch["audio"]), batch["num_samples"], batch["labels"]
+    own, others = lam[:, None], 1.0 - lam[:, None]  # shares of the power
     return {
         **batch,
-        "audio": jnp.sqrt(lam) * audio + jnp.sqrt(1.0 - lam) * audio[other],
-        "num_samples": jnp.maximum(
-            batch["num_samples"], jnp.where(lam[:, 0] < 1, batch["num_samples"][other], 0)
-        ),
-        "labels": lam * batch["labels"] + (1.0 - lam) * batch["labels"][other],
+        "audio": jnp.sqrt(own) * audio + jnp.sqrt(others) * audio[other],
+        "num_samples": jnp.maximum(length, jnp.where(lam < 1, length[other], 0)),
+        "labels": own * labels + others * labels[other],
     }
 
 

@@ -228,12 +228,18 @@ def bootstrap(
         )
     bits, n = np.random.Philox(key=seed), len(scores)
     draws = (bits.random_raw(n) % np.uint64(n) for _ in range(resamples))
-    values = np.sort([np.asarray(metric(scores[i], labels[i]), float) for i in draws], axis=0)
+    values = np.asarray([np.asarray(metric(scores[i], labels[i]), float) for i in draws])
+    return _middle(values, confidence)
+
+
+def _middle(values, share):
+    """The least and the greatest [...] of the middle `share` of values [n, ...], without NaN."""
+    values = np.sort(values, axis=0)
     defined = (~np.isnan(values)).sum(0)  # NaN is sorted to the end
-    outside = (1 - confidence) / 2 * np.maximum(defined - 1, 0)
-    low, high = np.floor(outside), np.maximum(defined - 1, 0) - np.floor(outside)
-    pick = lambda i: np.take_along_axis(values, i.astype(np.int64)[None], 0)[0]
-    return pick(low), pick(high)
+    last = np.maximum(defined - 1, 0)
+    low = np.floor((1 - share) / 2 * last).astype(np.int64)
+    low, high = (np.take_along_axis(values, i[None], 0)[0] for i in (low, last - low))
+    return low, high
 
 
 def _by_class(scores, labels):

@@ -24,8 +24,9 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transform and its schedule.
 
-    `update` takes `finite`, a bool scalar: where it is False, nothing in the state moves, and what
-    the updates hold is not to be applied.
+    `update` takes `choose`, a function (new state, old state) -> the state to go on with, through
+    which every part passes its own: TrainState.apply_gradients thus leaves a step out, whose
+    updates are then not to be applied. Without it the new state is taken.
 
     Args:
       config: config.optimizer.
@@ -45,12 +46,12 @@ def make_optimizer(
             _adam(config.b1, config.b2, config.eps),
             # Decay shrinks matrices; on a bias, a norm or an embedding it only does harm.
             optax.add_decayed_weights(config.weight_decay, _is_matrix),
-            still(optax.scale_by_learning_rate(schedule)),
+            choosing(optax.scale_by_learning_rate(schedule)),
         )
     ]
     if _depth_counts(config):
         frozen_steps = round(config.freeze_encoder_share * num_steps)
-        parts.append(still(_by_depth(config, frozen_steps, depth)))
+        parts.append(choosing(_by_depth(config, frozen_steps, depth)))
     return optax.chain(*parts), schedule
 
 
@@ -66,39 +67,39 @@ def _clip(max_norm):
 
 
 def _adam(b1, b2, eps):
-    """optax.scale_by_adam that leaves its moments alone unless the step is `finite`.
+    """optax.scale_by_adam that passes its moments through `choose` before it uses them.
 
     Chosen after the step instead, old and new moments would exist side by side: memory for two more
     copies of the parameters, and the time to write them.
     """
 
-    def update(updates, state, params=None, *, finite=True):
+    def update(updates, state, params=None, *, choose=_take_new):
         del params
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
-        mu, nu = _choose(finite, (mu, nu), (state.mu, state.nu))
-        mu_hat = optax.tree.bias_correction(mu, b1, count)
-        nu_hat = optax.tree.bias_correction(nu, b2, count)
+        new = choose(optax.ScaleByAdamState(count=count, mu=mu, nu=nu), state)
+        mu_hat = optax.tree.bias_correction(new.mu, b1, count)
+        nu_hat = optax.tree.bias_correction(new.nu, b2, count)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
-        count = jnp.where(finite, count, state.count)
-        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+        return updates, new
 
     return optax.GradientTransformationExtraArgs(optax.scale_by_adam().init, update)
 
 
-def still(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`transform` with a state that a step which is not `finite` leaves as it is."""
+def choosing(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`transform` with its state passed through `choose`."""
 
-    def update(updates, state, params=None, *, finite=True):
+    def update(updates, state, params=None, *, choose=_take_new):
         updates, new = transform.update(updates, state, params)
-        return updates, _choose(finite, new, state)
+        return updates, choose(new, state)
 
     return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
-def _choose(finite, new, old):
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+def _take_new(new, old):
+    del old
+    return new
 
 
 def _by_depth(config, frozen_steps, depth):

@@ -53,18 +53,18 @@ class TrainState(flax.struct.PyTreeNode):
         """
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = self.optimizer.update(
-            grads, self.opt_state, self.params, finite=finite
-        )
-        params = optax.apply_updates(self.params, updates)
 
-        def keep(new, old):
+        def choose(new, old):
+            """The one place where a step that is not finite is left out."""
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-        params = keep(params, self.params)
+        updates, opt_state = self.optimizer.update(
+            grads, self.opt_state, self.params, choose=choose
+        )
+        params = choose(optax.apply_updates(self.params, updates), self.params)
         ema = self.ema
         if ema is not None:
-            ema = keep(optax.incremental_update(params, ema, 1.0 - self.ema_decay), ema)
+            ema = choose(optax.incremental_update(params, ema, 1.0 - self.ema_decay), ema)
         state = self.replace(
             step=self.step + 1,
             params=params,
@@ -127,7 +127,7 @@ def gradients(loss_fn, params, batch, *, passes: int):
 def create(params, model, optimizer, options, *, ema_decay: float) -> TrainState:
     """State at step 0; keeps an exponential moving average where ema_decay > 0.
 
-    `optimizer` must heed `finite`: optimizer.make_optimizer's, or another in optimizer.still.
+    `optimizer` must take `choose`: optimizer.make_optimizer's, or another in optimizer.choosing.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -8,7 +8,7 @@ import jax
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
-from conformer_jax.training import decision, diagnostics, selection
+from conformer_jax.training import decision, diagnostics, distributed, selection
 
 
 class Evaluation(NamedTuple):
@@ -112,7 +112,13 @@ class Judge:
         if validated is None:
             return None
         self._log.write(step, "validation", validated.record)
-        standing = selection.judge(self._config, self._log.all("validation"))
+        # Of several processes the first one's records count: it alone is sure to have a log.
+        records = distributed.on_first(lambda: self._log.all("validation"))
+        standing = selection.judge(
+            records,
+            selection.judged_by(self._config.classifier.multi_label),
+            self._config.train.early_stopping,
+        )
         due = decision.after_validation(due, standing)
         if not due.last:
             return Judged(due, state, None, standing.rank)

@@ -37,7 +37,11 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     loader = host_loader.pick(config.data.loader)
     host, num_hosts = jax.process_index(), jax.process_count()
     every_clip = functools.partial(
-        loader.eval_batches, config=config, report=report, host=host, num_hosts=num_hosts
+        loader.eval_batches,
+        spec=host_loader.loader_spec(config),
+        report=report,
+        host=host,
+        num_hosts=num_hosts,
     )
     known = probe.embed(compiled, state, every_clip(train_source))
     unknown = probe.embed(compiled, state, every_clip(eval_source))

@@ -23,7 +23,7 @@ import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.data.manifest import check_exists
-from conformer_jax.data.sources import BadAudioReport, open_sources
+from conformer_jax.data.sources import BadAudioReport, open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
@@ -138,8 +138,9 @@ class _Run:
         """Finds the state to go on from, and opens what is read and written from there."""
         config, compiled = self.config, self.compiled
         loader = host_loader.pick(config.data.loader)
-        place = config, report, jax.process_index(), jax.process_count()
-        eval_batches = lambda source: loader.eval_batches(source, *place)
+        spec = host_loader.loader_spec(config)
+        place = report, jax.process_index(), jax.process_count()
+        eval_batches = lambda source: loader.eval_batches(source, spec, *place)
         init_key, self.step_key, eval_key = initial.run_keys(config)
         self.begun = initial.start(
             config, compiled, self.checkpoints, lambda: eval_batches(train_source), init_key
@@ -164,7 +165,7 @@ class _Run:
             checkpoints=self.checkpoints,
             abstract_state=compiled.abstract_state,
         )
-        self.batches = loader.train_batches(train_source, config, step, *place[1:])
+        self.batches = loader.train_batches(train_source, spec, step, *place)
         self.window = window.Window(config, self.begun.sums)
 
     def again(self, eval_source) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def prepare_data(config, workdir, report):
     """
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
-    train_source, eval_source = open_sources(config, names)
+    train_source, eval_source = open_sources(source_spec(config), names)
     origin = own
     if origin is None and config.init_from:
         origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))

@@ -7,7 +7,7 @@ compilations.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -17,7 +17,36 @@ from conformer_jax.steps import finetune, optimizer, pretrain
 from conformer_jax.steps.state import TrainState
 from conformer_jax.training import sharding
 
-TASKS = ("pretrain", "finetune", "linear_probe", "knn")
+
+class _Task(NamedTuple):
+    """What a task is made of."""
+
+    make_model: Callable  # (config, num_classes) -> model
+    init: Callable  # (config, model, optimizer, key) -> state
+    train_step: Callable
+    eval_step: Callable
+    embed_step: Callable | None
+    depth: Callable | None  # params -> how deep each lies, for the optimizer
+
+
+_PRETRAIN = _Task(
+    make_model=lambda config, num_classes: pretrain.make_model(config),
+    init=pretrain.init,
+    train_step=pretrain.pretrain_step,
+    eval_step=pretrain.pretrain_eval_step,
+    embed_step=None,
+    depth=None,
+)
+_LABELS = _Task(
+    make_model=finetune.make_model,
+    init=finetune.init,
+    train_step=finetune.finetune_step,
+    eval_step=finetune.finetune_eval_step,
+    embed_step=finetune.finetune_embed_step,
+    depth=finetune.depth,
+)
+_TASKS = {"pretrain": _PRETRAIN, "finetune": _LABELS, "linear_probe": _LABELS, "knn": _LABELS}
+TASKS = tuple(_TASKS)
 
 # What XLA is told about the training step beyond its own defaults, by platform.
 COMPILER_OPTIONS = {
@@ -97,37 +126,38 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
     sharding.check_batch_size(mesh, config.data.eval_batch_size, "config.data.eval_batch_size")
     if same:
         return prepared
+    parts = _TASKS[config.task]
     try:
-        depth = None if config.task == "pretrain" else finetune.depth
         transform, schedule = optimizer.make_optimizer(
-            config.optimizer, config.train.num_steps, depth
+            config.optimizer, config.train.num_steps, parts.depth
         )
-        if config.task == "pretrain":
-            model = pretrain.make_model(config)
-            steps: Any = (pretrain.init, pretrain.pretrain_step, pretrain.pretrain_eval_step)
-            embed = None
-        else:
-            model = finetune.make_model(config, num_classes)
-            steps = (finetune.init, finetune.finetune_step, finetune.finetune_eval_step)
-            embed = finetune.finetune_embed_step
-        init = functools.partial(steps[0], config, model, transform)
+        model = parts.make_model(config, num_classes)
+        init = functools.partial(parts.init, config, model, transform)
         shapes = jax.eval_shape(init, jax.random.key(0))
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
+    return _compiled_lazily(parts, init, shapes, schedule, mesh, key)
+
+
+def _compiled_lazily(parts, init, shapes, schedule, mesh, key):
+    """The Program of a task's parts on a mesh."""
     shardings = sharding.state_shardings(mesh, shapes)
     compiler_options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     return Program(
         init=jax.jit(init, out_shardings=shardings),
         train_step=jax.jit(
-            steps[1],
+            parts.train_step,
             in_shardings=(shardings, batch, whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,
             compiler_options=compiler_options,
         ),
-        eval_step=jax.jit(steps[2], in_shardings=(shardings, batch, whole), out_shardings=whole),
-        embed_step=embed and jax.jit(embed, in_shardings=(shardings, batch), out_shardings=whole),
+        eval_step=jax.jit(
+            parts.eval_step, in_shardings=(shardings, batch, whole), out_shardings=whole
+        ),
+        embed_step=parts.embed_step
+        and jax.jit(parts.embed_step, in_shardings=(shardings, batch), out_shardings=whole),
         abstract_state=jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shapes,

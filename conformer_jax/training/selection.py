@@ -13,7 +13,6 @@ import numpy as np
 from conformer_jax.data import sampling
 from conformer_jax.data.sources import Source, Subset
 from conformer_jax.errors import UserError
-from conformer_jax.training import distributed
 
 _WORST = -1e30
 _FEW_CLIPS = 10  # they choose hardly better than chance
@@ -68,23 +67,25 @@ class Standing(NamedTuple):
     rank: float  # of the newest checkpoint: its value where it improved, else worse than any
 
 
-def judge(config, records: list[dict]) -> Standing:
-    """Judges by mAP where clips have several labels, else by accuracy; of equals the first is best.
+def judged_by(multi_label: bool) -> str:
+    """The metric that chooses: mAP where clips have several labels, else accuracy."""
+    return "mAP" if multi_label else "accuracy"
+
+
+def judge(records: list[dict], metric: str, patience: int) -> Standing:
+    """How a run stands by its validation records; of equally good ones the first is the best.
 
     Args:
-      config: of the run.
-      records: its validation records, oldest first, at least one; None in them is a value that was
-        not finite. Of several processes the first one's count.
+      records: oldest first, at least one; None in them is a value that was not finite.
+      metric: from `judged_by`.
+      patience: config.train.early_stopping, 0 for none.
     """
-    metric = "mAP" if config.classifier.multi_label else "accuracy"
-    history = [(r["step"], _WORST if r[metric] is None else r[metric]) for r in records]
-    history = distributed.on_first(lambda: history)
-    values = [value for _, value in history]
+    values = [_WORST if r[metric] is None else r[metric] for r in records]
     best = values.index(max(values))
     stale = len(values) - 1 - best
     return Standing(
-        best_step=history[best][0],
+        best_step=records[best]["step"],
         improved=stale == 0,
-        over=0 < config.train.early_stopping <= stale,
+        over=0 < patience <= stale,
         rank=values[-1] if stale == 0 else _WORST,
     )

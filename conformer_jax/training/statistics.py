@@ -63,7 +63,7 @@ def _measure(source, indices, spec, config, report):
 
     logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
     total, square, frames = 0.0, 0.0, 0.0
-    num_samples = clip_samples(config)
+    num_samples = clip_samples(config.data.clip_s, config.features.sample_rate)
     for start in range(0, len(indices), _BATCH):
         rows = np.resize(indices[start : start + _BATCH], _BATCH)
         valid = np.arange(_BATCH) < len(indices) - start

@@ -15,7 +15,14 @@ import soundfile
 
 from configs import base
 from conformer_jax.data import host_loader, input_pipeline
-from conformer_jax.data.sources import BadAudio, BadAudioReport, DataError, Source, open_sources
+from conformer_jax.data.sources import (
+    BadAudio,
+    BadAudioReport,
+    DataError,
+    Source,
+    open_sources,
+    source_spec,
+)
 
 RATE = 1000
 CLIP = 250  # samples of a row
@@ -65,12 +72,16 @@ def config_of(batch_size=4, multi_label=False, **data):
     return config
 
 
+def spec_of(*args, **fields):
+    return host_loader.loader_spec(config_of(*args, **fields))
+
+
 def report_of(path=None, max_share=1.0):
     return BadAudioReport(path, max_share)
 
 
-def take(loader, source, config, start=0, steps=5, report=None, **hosts):
-    batches = loader.train_batches(source, config, start, report or report_of(), **hosts)
+def take(loader, source, spec, start=0, steps=5, report=None, **hosts):
+    batches = loader.train_batches(source, spec, start, report or report_of(), **hosts)
     taken = list(itertools.islice(batches, steps))
     batches.close()
     return taken
@@ -89,32 +100,32 @@ def assert_same(left, right):
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_both_loaders_train_on_the_same_bytes(start, multi_label):
-    config = config_of(multi_label=multi_label)
+    spec = spec_of(multi_label=multi_label)
     source = Ramps(bad=(2,))
-    assert_same(*(take(m, source, config, start) for m in (host_loader, input_pipeline)))
+    assert_same(*(take(m, source, spec, start) for m in (host_loader, input_pipeline)))
 
 
 def test_balanced_batches_are_the_same_bytes_and_split_over_hosts():
-    config, source = config_of(4, balanced=True), Ramps(7)
-    threads, tf = (take(m, source, config, 2, 3) for m in (host_loader, input_pipeline))
+    spec, source = spec_of(4, balanced=True), Ramps(7)
+    threads, tf = (take(m, source, spec, 2, 3) for m in (host_loader, input_pipeline))
     assert_same(threads, tf)
-    plain = take(host_loader, source, config_of(4), 2, 3)
+    plain = take(host_loader, source, spec_of(4), 2, 3)
     assert any((a["index"] != b["index"]).any() for a, b in zip(threads, plain, strict=True))
-    hosts = [take(host_loader, source, config, 2, 3, host=h, num_hosts=2) for h in range(2)]
+    hosts = [take(host_loader, source, spec, 2, 3, host=h, num_hosts=2) for h in range(2)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
     assert_same(threads, joined)
 
 
 def test_balance_needs_labels():
     with pytest.raises(DataError, match=r"config\.data\.balanced needs labels"):
-        take(host_loader, Ramps(7, ()), config_of(4, balanced=True))
+        take(host_loader, Ramps(7, ()), spec_of(4, balanced=True))
 
 
 @pytest.mark.parametrize("label_names", [(), ("a", "b", "c")])
 def test_both_loaders_evaluate_on_the_same_bytes(label_names):
-    config, source = config_of(), Ramps(10, label_names, bad=(5,))
+    spec, source = spec_of(), Ramps(10, label_names, bad=(5,))
     threads, tf = (
-        list(loader.eval_batches(source, config, report_of()))
+        list(loader.eval_batches(source, spec, report_of()))
         for loader in (host_loader, input_pipeline)
     )
     assert len(threads) == 3
@@ -132,9 +143,8 @@ def test_both_loaders_agree_on_real_files(tmp_path):
     (tmp_path / "m.csv").write_text("\n".join([*lines, "broken.wav,1"]))
     config = config_of(manifest=str(tmp_path / "m.csv"))
     config.task = "finetune"
-    taken = [
-        take(loader, open_sources(config)[0], config) for loader in (host_loader, input_pipeline)
-    ]
+    source, spec = open_sources(source_spec(config)).train, host_loader.loader_spec(config)
+    taken = [take(loader, source, spec) for loader in (host_loader, input_pipeline)]
     assert_same(*taken)
     assert abs(taken[0][0]["audio"]).max() > 10000
 
@@ -142,15 +152,15 @@ def test_both_loaders_agree_on_real_files(tmp_path):
 @LOADERS
 @pytest.mark.parametrize("num_hosts", [1, 2, 4])
 def test_hosts_share_one_global_batch(loader, num_hosts):
-    config, source = config_of(8), Ramps(11)
+    spec, source = spec_of(8), Ramps(11)
     whole = [
-        take(host_loader, source, config, 2, 3),
-        list(host_loader.eval_batches(source, config, report_of())),
+        take(host_loader, source, spec, 2, 3),
+        list(host_loader.eval_batches(source, spec, report_of())),
     ]
     parts = [
         (
-            take(loader, source, config, 2, 3, host=host, num_hosts=num_hosts),
-            list(loader.eval_batches(source, config, report_of(), host, num_hosts)),
+            take(loader, source, spec, 2, 3, host=host, num_hosts=num_hosts),
+            list(loader.eval_batches(source, spec, report_of(), host, num_hosts)),
         )
         for host in range(num_hosts)
     ]
@@ -165,8 +175,8 @@ def test_hosts_share_one_global_batch(loader, num_hosts):
 @LOADERS
 def test_a_batch_must_split_over_the_hosts(loader):
     for make in (
-        lambda: loader.train_batches(Ramps(), config_of(6), 0, report_of(), 0, 4),
-        lambda: loader.eval_batches(Ramps(), config_of(6), report_of(), 0, 4),
+        lambda: loader.train_batches(Ramps(), spec_of(6), 0, report_of(), 0, 4),
+        lambda: loader.eval_batches(Ramps(), spec_of(6), report_of(), 0, 4),
     ):
         with pytest.raises(DataError, match="does not split over 4 hosts"):
             make()
@@ -174,13 +184,13 @@ def test_a_batch_must_split_over_the_hosts(loader):
 
 @LOADERS
 def test_resuming_gives_the_batches_that_would_have_come(loader):
-    config = config_of(3)  # does not divide 7: step 4 is in the middle of the second epoch
-    assert_same(take(loader, Ramps(), config, 0, 9)[4:], take(loader, Ramps(), config, 4, 5))
+    spec = spec_of(3)  # does not divide 7: step 4 is in the middle of the second epoch
+    assert_same(take(loader, Ramps(), spec, 0, 9)[4:], take(loader, Ramps(), spec, 4, 5))
 
 
 @LOADERS
 def test_an_epoch_shows_every_example_once(loader):
-    batches = take(loader, Ramps(), config_of(3), 0, 14)
+    batches = take(loader, Ramps(), spec_of(3), 0, 14)
     seen = np.concatenate([batch["index"] for batch in batches])
     epochs = seen.reshape(6, 7)
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
@@ -191,7 +201,7 @@ def test_an_epoch_shows_every_example_once(loader):
 
 @LOADERS
 def test_what_a_row_holds(loader):
-    first, second = loader.eval_batches(Ramps(6, bad=(2,)), config_of(), report_of())
+    first, second = loader.eval_batches(Ramps(6, bad=(2,)), spec_of(), report_of())
     assert {key: (str(v.dtype), v.shape) for key, v in first.items()} == {
         "audio": ("int16", (4, CLIP)),
         "num_samples": ("int32", (4,)),
@@ -215,11 +225,11 @@ def test_what_a_row_holds(loader):
 
 @LOADERS
 def test_multi_hot_labels_and_no_labels(loader):
-    config = config_of(multi_label=True)
-    (batch,) = loader.eval_batches(Ramps(3), config, report_of())
+    spec = spec_of(multi_label=True)
+    (batch,) = loader.eval_batches(Ramps(3), spec, report_of())
     assert batch["labels"].dtype == np.float32
     assert batch["labels"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
-    (batch,) = loader.eval_batches(Ramps(3, ()), config, report_of())
+    (batch,) = loader.eval_batches(Ramps(3, ()), spec, report_of())
     assert set(batch) == {"audio", "num_samples", "valid", "index"}
 
 
@@ -241,7 +251,7 @@ def test_loud_samples_are_clipped_and_unlabelled_rows_left_out():
 @LOADERS
 def test_bad_audio_is_listed_and_too_much_of_it_stops_the_run(loader, tmp_path):
     path = tmp_path / "bad_audio.csv"
-    list(loader.eval_batches(Ramps(60, bad=(3, 50)), config_of(), report_of(path, 0.2)))
+    list(loader.eval_batches(Ramps(60, bad=(3, 50)), spec_of(), report_of(path, 0.2)))
     with open(path, encoding="utf-8", newline="") as file:
         assert sorted(csv.reader(file)) == [
             ["3.wav", "empty file"],
@@ -250,16 +260,16 @@ def test_bad_audio_is_listed_and_too_much_of_it_stops_the_run(loader, tmp_path):
         ]
     source = Ramps(200, bad=range(0, 200, 2))
     with pytest.raises(DataError, match=r"audio files read so far cannot be used .*max_bad_share"):
-        list(loader.eval_batches(source, config_of(), report_of(path, 0.2)))
+        list(loader.eval_batches(source, spec_of(), report_of(path, 0.2)))
     assert len(source.reads) < 60
     with pytest.raises(DataError, match="5 of the 5"):
-        list(loader.eval_batches(Ramps(5, bad=range(5)), config_of(), report_of()))
+        list(loader.eval_batches(Ramps(5, bad=range(5)), spec_of(), report_of()))
 
 
 @LOADERS
 def test_a_mistake_in_a_source_reaches_the_consumer(loader):
     with pytest.raises(RuntimeError, match="a mistake in the source"):
-        take(loader, Ramps(broken=3), config_of())
+        take(loader, Ramps(broken=3), spec_of())
 
 
 def reading_threads():
@@ -267,23 +277,23 @@ def reading_threads():
 
 
 def test_threads_end_with_the_iterator():
-    batches = host_loader.train_batches(Ramps(slow_s=0.05), config_of(32), 0, report_of())
+    batches = host_loader.train_batches(Ramps(slow_s=0.05), spec_of(32), 0, report_of())
     next(batches)
     assert reading_threads()
     begin = time.perf_counter()
     batches.close()
     assert time.perf_counter() - begin < 1.0  # not the 64 clips still ahead
     assert not reading_threads()
-    list(host_loader.eval_batches(Ramps(), config_of(), report_of()))
+    list(host_loader.eval_batches(Ramps(), spec_of(), report_of()))
     with pytest.raises(RuntimeError):
-        take(host_loader, Ramps(broken=3), config_of())
+        take(host_loader, Ramps(broken=3), spec_of())
     gc.collect()
     assert not reading_threads()
 
 
 def test_tf_data_stops_reading_when_closed():
     source = Ramps(slow_s=0.01)
-    batches = input_pipeline.train_batches(source, config_of(), 0, report_of())
+    batches = input_pipeline.train_batches(source, spec_of(), 0, report_of())
     next(batches)
     batches.close()
     gc.collect()
@@ -296,7 +306,7 @@ def test_tf_data_stops_reading_when_closed():
 @LOADERS
 def test_batches_are_read_ahead_but_not_without_end(loader):
     source = Ramps(slow_s=0.001)
-    batches = loader.train_batches(source, config_of(), 0, report_of())
+    batches = loader.train_batches(source, spec_of(), 0, report_of())
     next(batches)
     time.sleep(0.5)
     assert 8 < len(source.reads) <= 4 * 6
@@ -338,7 +348,7 @@ def test_a_process_may_fail_with_an_open_tf_iterator():
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, "."]
 from test_input_pipeline import *
-batches = input_pipeline.train_batches(Ramps(), config_of(), 0, report_of())
+batches = input_pipeline.train_batches(Ramps(), spec_of(), 0, report_of())
 next(batches)
 1 / 0
 """

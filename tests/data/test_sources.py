@@ -20,6 +20,7 @@ from conformer_jax.data.sources import (
     Subset,
     TfdsSource,
     open_sources,
+    source_spec,
 )
 
 RATE = 16000
@@ -215,7 +216,7 @@ def ids_of(source):
 
 def error_of(config, label_names=None):
     with pytest.raises(DataError) as info:
-        open_sources(config, label_names)
+        open_sources(source_spec(config), label_names)
     assert "\n" not in str(info.value)
     return str(info.value)
 
@@ -238,14 +239,14 @@ def test_a_manifest_whose_files_are_gone_is_refused_before_anything_is_compiled(
     for i in range(15):
         (tmp_path / f"{i}.wav").rename(tmp_path / f"{i}.old")
     with pytest.raises(DataError, match=r"15 of 30 files looked at do not exist, such as .*0\.wav"):
-        open_sources(config_of(manifest=manifest))
+        open_sources(source_spec(config_of(manifest=manifest)))
     (tmp_path / "0.old").rename(tmp_path / "0.wav")  # the rest is the bad-audio report's
-    assert len(open_sources(config_of(manifest=manifest))[0]) == 27
+    assert len(open_sources(source_spec(config_of(manifest=manifest)))[0]) == 27
 
 
 def test_pretraining_ignores_labels(tmp_path):
     manifest = labelled_manifest(tmp_path)
-    train, held_out = open_sources(config_of(manifest=manifest, eval_share=0.1))
+    train, held_out = open_sources(source_spec(config_of(manifest=manifest, eval_share=0.1)))
     assert (len(train), len(held_out)) == (27, 3)
     assert train.label_names == ()
     assert train.labels(0) == ()
@@ -255,7 +256,9 @@ def test_pretraining_ignores_labels(tmp_path):
 def test_fine_tuning_takes_labelled_rows_and_sorted_names(tmp_path):
     records = [("1.wav", "b", "1"), ("2.wav", "", "1"), ("3.wav", "a", "1"), ("4.wav", "c", "2")]
     manifest = write_manifest(tmp_path, records)
-    train, held_out = open_sources(config_of(task="finetune", manifest=manifest, eval_folds=("2",)))
+    train, held_out = open_sources(
+        source_spec(config_of(task="finetune", manifest=manifest, eval_folds=("2",)))
+    )
     assert train.label_names == held_out.label_names == ("a", "b", "c")
     assert (ids_of(train), labels_of(train)) == (["1.wav", "3.wav"], [(1,), (0,)])
     assert labels_of(held_out) == [(2,)]
@@ -263,7 +266,7 @@ def test_fine_tuning_takes_labelled_rows_and_sorted_names(tmp_path):
 
 def test_a_checkpoint_fixes_the_order_of_labels(tmp_path):
     config = config_of(task="finetune", manifest=labelled_manifest(tmp_path))
-    train, _ = open_sources(config, label_names=("c", "b", "z", "a"))
+    train, _ = open_sources(source_spec(config), label_names=("c", "b", "z", "a"))
     assert train.label_names == ("c", "b", "z", "a")
     names = {train.example_id(i): train.label_names[train.labels(i)[0]] for i in range(len(train))}
     assert all(name == "abc"[int(i.split(".")[0]) % 3] for i, name in names.items())
@@ -281,7 +284,9 @@ def test_several_labels_need_the_multi_label_head(tmp_path):
     manifest = write_manifest(tmp_path, [(f"{i}.wav", "a;b", "") for i in range(4)])
     words = error_of(config_of(task="finetune", manifest=manifest))
     assert ".wav has more than one label: set --config.classifier.multi_label=True" in words
-    train, _ = open_sources(config_of(task="finetune", manifest=manifest, multi_label=True))
+    train, _ = open_sources(
+        source_spec(config_of(task="finetune", manifest=manifest, multi_label=True))
+    )
     assert train.labels(0) == (0, 1)
 
 
@@ -298,7 +303,7 @@ def test_labels_per_class(tmp_path):
             task="finetune", manifest=manifest, eval_folds=("1",), labels_per_class=2
         )
         config.seed = seed
-        train, held_out = open_sources(config)
+        train, held_out = open_sources(source_spec(config))
         assert sorted(labels_of(train)) == [(0,)] * 2 + [(1,)] * 2 + [(2,)] * 2
         assert len(held_out) == 6
         chosen.append(ids_of(train))
@@ -308,7 +313,7 @@ def test_labels_per_class(tmp_path):
 def test_the_synthetic_corpus(tmp_path):
     config = config_of(task="finetune", multi_label=True, labels_per_class=1)
     config.synthetic.num_train, config.synthetic.num_eval = 200, 3
-    train, held_out = open_sources(config)
+    train, held_out = open_sources(source_spec(config))
     names = train.label_names
     assert len(held_out) == 3
     counts = np.bincount([c for i in range(len(train)) for c in train.labels(i)])
@@ -316,13 +321,13 @@ def test_the_synthetic_corpus(tmp_path):
     assert counts.min() >= 1
     assert len(train) <= len(names)
 
-    mirrored, _ = open_sources(config, label_names=names[::-1])
+    mirrored, _ = open_sources(source_spec(config), label_names=names[::-1])
     assert mirrored.label_names == names[::-1]
     assert mirrored.labels(0) == tuple(len(names) - 1 - c for c in train.labels(0))
     np.testing.assert_array_equal(mirrored.read(0, 500, 0.5), train.read(0, 500, 0.5))
 
     config.task = "pretrain"
-    train, _ = open_sources(config)
+    train, _ = open_sources(source_spec(config))
     assert (len(train), train.label_names, train.labels(0)) == (200, (), ())
 
 
@@ -400,14 +405,16 @@ def test_a_tfds_split(tfds_dir):
 
 def test_tfds_splits_by_config(tfds_dir):
     data = {"tfds_name": "tiny_sounds", "tfds_dir": tfds_dir}
-    train, held_out = open_sources(config_of(**data, eval_share=0.25))
+    train, held_out = open_sources(source_spec(config_of(**data, eval_share=0.25)))
     assert (len(train), len(held_out), train.label_names) == (9, 3, ())
     assert not set(ids_of(train)) & set(ids_of(held_out))
     train, held_out = open_sources(
-        config_of(**data, task="finetune", eval_folds=("test",), labels_per_class=2)
+        source_spec(config_of(**data, task="finetune", eval_folds=("test",), labels_per_class=2))
     )
     assert (len(train), len(held_out), train.label_names) == (4, 3, ("zebra", "ape"))
-    train, _ = open_sources(config_of(**data, task="finetune"), label_names=("ape", "zebra"))
+    train, _ = open_sources(
+        source_spec(config_of(**data, task="finetune")), label_names=("ape", "zebra")
+    )
     assert {train.labels(i) for i in range(len(train))} == {(0,), (1,)}
     assert "label 'zebra' is unknown" in error_of(
         config_of(**data, task="finetune"), label_names=("ape",)

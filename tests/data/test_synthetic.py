@@ -8,7 +8,14 @@ import pytest
 
 from configs import base
 from conformer_jax.data import sound_events, synthetic
-from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource, clip_labels, render_clip
+from conformer_jax.data.sources import open_sources, source_spec
+from conformer_jax.data.synthetic import (
+    CLASS_NAMES,
+    SyntheticSource,
+    SyntheticSpec,
+    clip_labels,
+    render_clip,
+)
 from conformer_jax.errors import UserError
 
 RATE = 16000
@@ -22,10 +29,12 @@ def render(index, split="train", max_classes=1, seed=0, snr_db=(0.0, 20.0), **ch
 
 
 def source(split="train", task="finetune", max_classes=3):
-    config = base.get_config()
-    config.task = task
-    config.synthetic.update(num_train=50, num_eval=10, max_classes=max_classes)
-    return SyntheticSource(config, split)
+    settings = base.get_config().synthetic
+    settings.update(num_train=50, num_eval=10, max_classes=max_classes)
+    labelled = task != "pretrain"
+    return SyntheticSource(
+        SyntheticSpec(**settings), split, sample_rate=RATE, num_samples=SIZE, labelled=labelled
+    )
 
 
 def spectral_statistics(audio):
@@ -217,7 +226,7 @@ def test_pretraining_sees_no_label():
 def test_config_seed_does_not_change_the_corpus():
     config = base.get_config()
     config.seed = 99
-    other = SyntheticSource(config, "train").read(5, SIZE, None)
+    other = open_sources(source_spec(config)).train.read(5, SIZE, None)
     np.testing.assert_array_equal(other, source().read(5, SIZE, None))
 
 

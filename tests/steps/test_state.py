@@ -24,7 +24,7 @@ TRANSFORMS = {
     "freezing": optimizer.make_optimizer(
         FREEZING, 10, depth=lambda params: jax.tree.map(lambda _: 1, params)
     )[0],
-    "of one's own": optimizer.still(optax.adam(0.1)),
+    "of one's own": optimizer.choosing(optax.adam(0.1)),
 }
 
 

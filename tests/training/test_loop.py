@@ -17,7 +17,7 @@ from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
 from conformer_jax.command import run
 from conformer_jax.data.audio import BadAudio
-from conformer_jax.data.sources import open_sources
+from conformer_jax.data.sources import open_sources, source_spec
 from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
@@ -400,7 +400,7 @@ def validating(finished):
     config.data.validation_share = 0.25
     config.train.update(eval_every=2, early_stopping=2, log_every=5)
     config.checkpoint.update(every_steps=6, keep_last=1, keep_best=0)
-    _, validation = selection.carve(config, open_sources(config)[0])
+    _, validation = selection.carve(config, open_sources(source_spec(config)).train)
     num_batches = -(-len(validation) // config.data.eval_batch_size)
 
     def program_of(steps=None, stop_before=None, held_out=lambda state: None):

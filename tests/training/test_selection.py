@@ -74,7 +74,7 @@ def records(*values, metric="accuracy"):
 
 
 def judge(*values, patience=2):
-    return selection.judge(config_of(share=0.1, patience=patience), records(*values))
+    return selection.judge(records(*values), "accuracy", patience)
 
 
 def test_the_first_of_equally_good_evaluations_is_the_best():
@@ -102,7 +102,8 @@ def test_a_value_that_is_not_finite_is_no_improvement():
 
 
 def test_several_labels_are_judged_by_map():
-    config = config_of(share=0.1, multi_label=True)
+    assert [selection.judged_by(several) for several in (True, False)] == ["mAP", "accuracy"]
     scores = records(0.3, 0.2, metric="mAP")
     scores[0]["accuracy"], scores[1]["accuracy"] = 0.1, 0.9
-    assert selection.judge(config, scores).best_step == 10
+    assert selection.judge(scores, "mAP", 0).best_step == 10
+    assert selection.judge(scores, "accuracy", 0).best_step == 20
