@@ -9,7 +9,7 @@ import numpy as np
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.models import flops
-from conformer_jax.training import loop, program, selection, sharding
+from conformer_jax.training import loop, program, sharding
 
 
 def describe(config) -> str:
@@ -24,9 +24,9 @@ def describe(config) -> str:
     config = program.without_statistics(config)
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
-        source, held_out, names = loop.prepare_data(config, nowhere, report)
-        source, _ = selection.carve(config, source)
-    compiled = program.build(config, len(names))
+        data = loop.prepare_data(config, nowhere, report)
+        source = loop.carve(config, data.train).train
+    compiled = program.build(config, len(data.label_names))
     state = compiled.abstract_state
     batches = host_loader.train_batches(
         source, host_loader.loader_spec(config), 0, report, jax.process_index(), jax.process_count()
@@ -38,7 +38,7 @@ def describe(config) -> str:
     ).compile()
     lines = [*_parameter_table(state.params), ""]
     lines.append("mesh: " + ", ".join(f"{k} {v}" for k, v in compiled.mesh.shape.items()))
-    lines.append(f"clips: {len(source)} to train on, {len(held_out)} held out")
+    lines.append(f"clips: {len(source)} to train on, {len(data.held_out)} held out")
     lines += [f"batch: {k} {v.dtype} {list(v.shape)}" for k, v in batch.items()]
     lines.append(_memory(step, state))
     lines.append(

@@ -126,8 +126,8 @@ class _Bench:
         config.init_from = ""
         self._report = BadAudioReport(None, config.data.max_bad_share)
         with tempfile.TemporaryDirectory() as nowhere:
-            self._source, self._held_out, names = loop.prepare_data(config, nowhere, self._report)
-        self.num_classes = len(names)
+            self._data = loop.prepare_data(config, nowhere, self._report)
+        self.num_classes = len(self._data.label_names)
         self.built = program.build(config, self.num_classes)
         self.loader = host_loader.pick(config.data.loader)
         self._batch_spec = host_loader.loader_spec(config)
@@ -150,13 +150,15 @@ class _Bench:
     def train_batches(self, start_step):
         """Batches as a run reads them."""
         return self.loader.train_batches(
-            self._source, self._batch_spec, start_step, self._report, *self._host
+            self._data.train, self._batch_spec, start_step, self._report, *self._host
         )
 
     def held_out_batch(self):
         """The first one, on the host."""
         return _first(
-            self.loader.eval_batches(self._held_out, self._batch_spec, self._report, *self._host)
+            self.loader.eval_batches(
+                self._data.held_out, self._batch_spec, self._report, *self._host
+            )
         )
 
 

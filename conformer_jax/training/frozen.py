@@ -11,7 +11,7 @@ import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
-from conformer_jax.training import checkpoint, loop, program, progress, selection
+from conformer_jax.training import checkpoint, loop, program, progress
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -28,10 +28,10 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     Raises:
       UserError: anything that the user can mend.
     """
-    config = config.copy_and_resolve_references()
-    workdir, report, (train_source, eval_source, label_names) = loop.open_run(config, workdir)
-    train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
-    compiled = program.build(config, len(label_names), prepared=prepared)
+    config, workdir, report, data = loop.open_run(config, workdir)
+    train_source, eval_source = data.train, data.held_out
+    loop.carve(config, train_source)  # refuses what has no meaning here
+    compiled = program.build(config, len(data.label_names), prepared=prepared)
     loop.say_sizes(config, train_source, eval_source)
     state = compiled.init(jax.random.split(jax.random.key(config.seed), 3)[0])
     if config.init_from:
@@ -49,12 +49,13 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     )
     known = probe.embed(compiled, state, every_clip(train_source))
     unknown = probe.embed(compiled, state, every_clip(eval_source))
-    score = probe.fit(config, known)
+    multi_label = config.classifier.multi_label
+    score = probe.fit(known, config.probe, neighbours=config.task == "knn", multi_label=multi_label)
 
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]
         found = predictions.collect(scored, source, 0)
-        return found, loop.whole_set(found, config.classifier.multi_label)
+        return found, loop.whole_set(found, multi_label)
 
     found, held_out = figures(unknown, eval_source)
     record = {}
