@@ -28,8 +28,9 @@ def describe(config) -> str:
         source = loop.carve(config, data.train).train
     compiled = program.build(config, len(data.label_names))
     state = compiled.abstract_state
+    spec = host_loader.loader_spec(config)
     batches = host_loader.train_batches(
-        source, host_loader.loader_spec(config), 0, report, jax.process_index(), jax.process_count()
+        source, spec, 0, report, jax.process_index(), jax.process_count()
     )
     batch = next(batches)
     batches.close()
@@ -41,9 +42,11 @@ def describe(config) -> str:
     lines.append(f"clips: {len(source)} to train on, {len(data.held_out)} held out")
     lines += [f"batch: {k} {v.dtype} {list(v.shape)}" for k, v in batch.items()]
     lines.append(_memory(step, state))
+    forward = flops.forward_flops(state.model, spec.num_samples)
+    whole = flops.train_step_flops(state.model, spec.num_samples, spec.batch_size)
     lines.append(
-        f"matrix products: {flops.train_step_flops(config) / 1e9:.1f} GFLOP a training step "
-        f"({flops.forward_flops(config) / 1e9:.2f} a clip forward)"
+        f"matrix products: {whole / 1e9:.1f} GFLOP a training step "
+        f"({forward / 1e9:.2f} a clip forward)"
     )
     return "\n".join(lines)
 

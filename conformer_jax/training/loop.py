@@ -214,7 +214,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                 train_record = _readable(metrics.means(window))
                 now = time.perf_counter()
                 if not compiling:
-                    train_record |= _speed(config, done - log.step, now - clock)
+                    train_record |= _speed(config, compiled, done - log.step, now - clock)
                 train_record["learning_rate"] = float(compiled.schedule(step))
                 window, clock, compiling = None, now, False
                 log.write(done, "train", train_record)
@@ -403,12 +403,17 @@ def _rank(held_out):
     return held_out.get("mAP", -held_out.get("contrastive_loss", 0.0))
 
 
-def _speed(config, steps, seconds):
+def _speed(config, compiled, steps, seconds):
     clips = config.data.batch_size * steps / max(seconds, 1e-9)
     speed = {"clips_per_s": clips, "audio_hours_per_s": clips * config.data.clip_s / 3600}
     peak = flops.peak_flops()
     if peak:
-        speed["mfu"] = flops.train_step_flops(config) * steps / seconds / peak
+        work = flops.train_step_flops(
+            compiled.abstract_state.model,
+            host_loader.loader_spec(config).num_samples,
+            config.data.batch_size,
+        )
+        speed["mfu"] = work * steps / seconds / peak
     return speed
 
 
