@@ -24,6 +24,7 @@ from absl import app, flags
 from jax.experimental import topologies
 
 from conformer_jax.command import overrides
+from conformer_jax.data.host_loader import clip_samples
 from conformer_jax.errors import UserError
 from conformer_jax.measuring import hlo, profiling
 from conformer_jax.models import flops
@@ -114,7 +115,8 @@ def estimate(config, topology: str) -> Estimate:
     text = compiled.as_text()
     cost = hlo.cost(text, len(devices))
     compute_s, collective_s = cost.cycles / chip.clock, sum(cost.sent.values()) / chip.links
-    model_flops = flops.train_step_flops(config) / len(devices)
+    model, size = built.abstract_state.model, config.data.batch_size
+    model_flops = flops.train_step_flops(model, _num_samples(config), size) / len(devices)
     return Estimate(
         chips=len(devices),
         memory=memory.argument_size_in_bytes
@@ -176,8 +178,12 @@ def _without_data(config):
     return program.without_statistics(config)
 
 
+def _num_samples(config):
+    return clip_samples(config.data.clip_s, config.features.sample_rate)
+
+
 def _batch(config, built):
-    size, samples = config.data.batch_size, round(config.data.clip_s * config.features.sample_rate)
+    size, samples = config.data.batch_size, _num_samples(config)
     shapes = {
         "audio": ((size, samples), np.int16),
         "num_samples": ((size,), np.int32),

@@ -67,7 +67,7 @@ def _run_arm(config, workdir, name, changes, seed, compiled):
     scratch = changes.get("scratch", False)
     if scratch:
         # The statistics of the other arms: the arms differ in the encoder alone.
-        _take_statistics(one, origin)
+        one = loop.with_statistics(one, _statistics_of(origin))
     one.init_from = "" if scratch else str(origin)
     run = loop.train_and_evaluate if one.task == "finetune" else frozen.evaluate
     result = run(one, workdir / _key(name) / f"seed_{seed}", compiled)
@@ -174,16 +174,16 @@ def _write_manifest(paths, run):
     return str(path)
 
 
-def _take_statistics(config, origin):
+def _statistics_of(origin):
+    """Feature statistics of the run that the other arms start from."""
     from conformer_jax.training import checkpoint
+    from conformer_jax.training.statistics import Statistics
 
     meta = checkpoint.read_meta(origin)
     if meta is None:
         raise UserError(f"{origin} holds no checkpoint: check --config.finetune.init_from")
     saved = meta["config"]["features"]
-    config.features.mean, config.features.deviation = (
-        tuple(saved[name]) for name in ("mean", "deviation")
-    )
+    return Statistics(tuple(saved["mean"]), tuple(saved["deviation"]))
 
 
 def _key(text):

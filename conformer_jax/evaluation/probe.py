@@ -5,6 +5,7 @@ A probe hears every training clip once, its middle, without augmentation.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,38 +44,51 @@ def embed(compiled, state, batches) -> dict[str, np.ndarray]:
     return whole
 
 
-def fit(config, known):
-    """The probe of config.task ('knn', else linear), fitted to `known` from `embed`.
+def fit(known, settings, *, neighbours: bool, multi_label: bool):
+    """The nearest neighbours, or else the linear probe, of `known` from `embed`.
+
+    Args:
+      known: training clips.
+      settings: config.probe.
+      neighbours: whether neighbours vote.
+      multi_label: config.classifier.multi_label.
 
     Returns:
       a function: embeddings [m, E] -> logits [m, C] float32.
     """
-    if config.task == "knn":
+    if neighbours:
         rows = known["valid"] > 0
         votes = functools.partial(
             knn_scores,
             known["embedding"][rows],
             known["labels"][rows],
-            neighbors=config.probe.neighbors,
-            temperature=config.probe.temperature,
+            neighbors=settings.neighbors,
+            temperature=settings.temperature,
         )
-        return lambda x: _as_logits(votes(x), config.classifier.multi_label)
-    kernel, bias = _fit_linear(config, known)
+        return lambda x: _as_logits(votes(x), multi_label)
+    kernel, bias = _fit_linear(known, settings, multi_label)
     return lambda x: x @ kernel + bias
 
 
-def _fit_linear(config, known):
+def _fit_linear(known, settings, multi_label):
     rows = known["valid"] > 0
     return fit_linear(
         known["embedding"][rows],
         known["labels"][rows],
-        multi_label=config.classifier.multi_label,
-        l2=config.probe.l2,
-        max_iterations=config.probe.max_iterations,
+        multi_label=multi_label,
+        l2=settings.l2,
+        max_iterations=settings.max_iterations,
     )
 
 
-def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int):
+class Linear(NamedTuple):
+    """kernel [E, C], bias [C] float32."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int) -> Linear:
     """Logistic regression on standardised embeddings, by L-BFGS.
 
     Minimises the mean cross-entropy (binary ones, summed over the classes, where several labels
@@ -85,8 +99,7 @@ def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int):
       labels: [n, C] of 0 and 1.
 
     Returns:
-      kernel [E, C], bias [C] float32, which apply to `x` as it is: the standardisation is folded
-      into them.
+      what applies to `x` as it is: the standardisation is folded in.
 
     Raises:
       UserError: an embedding is not finite.
@@ -98,7 +111,7 @@ def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int):
         _minimise(standard, np.asarray(labels, np.float32), l2, multi_label, max_iterations)
     )
     kernel = kernel / deviation[:, None]
-    return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
+    return Linear(kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32))
 
 
 def _standardisation(x):
@@ -181,13 +194,16 @@ def _as_logits(votes, multi_label):
     return np.log(votes) - np.log1p(-votes) if multi_label else np.log(votes)
 
 
-def start_head(config, state, known):
+def start_head(state, known, settings, *, multi_label: bool):
     """The state with the linear probe as its head (config.classifier.init = 'probe').
 
     Args:
+      state: TrainState of a classifier.
       known: every training clip, from `embed`.
+      settings: config.probe.
+      multi_label: config.classifier.multi_label.
     """
-    kernel, bias = _fit_linear(config, known)
+    kernel, bias = _fit_linear(known, settings, multi_label)
     if jax.process_count() > 1:  # not a bit may differ between them
         kernel, bias = multihost_utils.broadcast_one_to_all((kernel, bias))
     head = jax.tree.map(

@@ -9,7 +9,7 @@ import numpy as np
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.models import flops
-from conformer_jax.training import loop, program, selection, sharding
+from conformer_jax.training import loop, program, sharding
 
 
 def describe(config) -> str:
@@ -24,12 +24,13 @@ def describe(config) -> str:
     config = program.without_statistics(config)
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
-        source, held_out, names = loop.prepare_data(config, nowhere, report)
-        source, _ = selection.carve(config, source)
-    compiled = program.build(config, len(names))
+        data = loop.prepare_data(config, nowhere, report)
+        source = loop.carve(config, data.train).train
+    compiled = program.build(config, len(data.label_names))
     state = compiled.abstract_state
+    spec = host_loader.loader_spec(config)
     batches = host_loader.train_batches(
-        source, host_loader.loader_spec(config), 0, report, jax.process_index(), jax.process_count()
+        source, spec, 0, report, jax.process_index(), jax.process_count()
     )
     batch = next(batches)
     batches.close()
@@ -38,12 +39,14 @@ def describe(config) -> str:
     ).compile()
     lines = [*_parameter_table(state.params), ""]
     lines.append("mesh: " + ", ".join(f"{k} {v}" for k, v in compiled.mesh.shape.items()))
-    lines.append(f"clips: {len(source)} to train on, {len(held_out)} held out")
+    lines.append(f"clips: {len(source)} to train on, {len(data.held_out)} held out")
     lines += [f"batch: {k} {v.dtype} {list(v.shape)}" for k, v in batch.items()]
     lines.append(_memory(step, state))
+    forward = flops.forward_flops(state.model, spec.num_samples)
+    whole = flops.train_step_flops(state.model, spec.num_samples, spec.batch_size)
     lines.append(
-        f"matrix products: {flops.train_step_flops(config) / 1e9:.1f} GFLOP a training step "
-        f"({flops.forward_flops(config) / 1e9:.2f} a clip forward)"
+        f"matrix products: {whole / 1e9:.1f} GFLOP a training step "
+        f"({forward / 1e9:.2f} a clip forward)"
     )
     return "\n".join(lines)
 

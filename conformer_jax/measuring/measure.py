@@ -46,13 +46,13 @@ def measure(config, *, steps: int = 20, profile: str | None = None) -> dict:
     start, step = bench.start, bench.step
     step()
     start["process_to_first_step_s"] = _age()
-    config, num_classes = bench.config, bench.num_classes
+    config = bench.config
     timed = _distribution(_times(step, steps))
     result = {
         "config": _about_config(config, bench.state),
         "machine": about_machine(),
         "start": start,
-        "step": timed | _speed(config, timed["median_s"], num_classes),
+        "step": timed | _speed(config, timed["median_s"], bench.state.model),
         "memory": _memory(bench.compiled),
     }
     batches = bench.train_batches(start_step=1)
@@ -97,7 +97,7 @@ def vary(config, field: str, values, *, steps: int = 20) -> Iterator[dict]:
         yield {
             "value": value,
             "config": _about_config(bench.config, bench.state),
-            "step": timed | _speed(bench.config, timed["median_s"], bench.num_classes),
+            "step": timed | _speed(bench.config, timed["median_s"], bench.state.model),
             "temp_bytes": _memory(bench.compiled).get("step_temp_bytes"),
         }
 
@@ -126,9 +126,8 @@ class _Bench:
         config.init_from = ""
         self._report = BadAudioReport(None, config.data.max_bad_share)
         with tempfile.TemporaryDirectory() as nowhere:
-            self._source, self._held_out, names = loop.prepare_data(config, nowhere, self._report)
-        self.num_classes = len(names)
-        self.built = program.build(config, self.num_classes)
+            self._data = loop.prepare_data(config, nowhere, self._report)
+        self.built = program.build(config, len(self._data.label_names))
         self.loader = host_loader.pick(config.data.loader)
         self._batch_spec = host_loader.loader_spec(config)
         self._host = jax.process_index(), jax.process_count()
@@ -150,13 +149,15 @@ class _Bench:
     def train_batches(self, start_step):
         """Batches as a run reads them."""
         return self.loader.train_batches(
-            self._source, self._batch_spec, start_step, self._report, *self._host
+            self._data.train, self._batch_spec, start_step, self._report, *self._host
         )
 
     def held_out_batch(self):
         """The first one, on the host."""
         return _first(
-            self.loader.eval_batches(self._held_out, self._batch_spec, self._report, *self._host)
+            self.loader.eval_batches(
+                self._data.held_out, self._batch_spec, self._report, *self._host
+            )
         )
 
 
@@ -209,9 +210,11 @@ def _distribution(times):
     }
 
 
-def _speed(config, seconds, num_classes):
-    clips = config.data.batch_size / seconds
-    work, peak = flops.train_step_flops(config, num_classes), flops.peak_flops()
+def _speed(config, seconds, model):
+    spec = host_loader.loader_spec(config)
+    clips = spec.batch_size / seconds
+    work = flops.train_step_flops(model, spec.num_samples, spec.batch_size)
+    peak = flops.peak_flops()
     return {
         "clips_per_s": clips,
         "audio_hours_per_hour": clips * config.data.clip_s,

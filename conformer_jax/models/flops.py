@@ -12,6 +12,9 @@ import time
 import jax
 import jax.numpy as jnp
 
+from conformer_jax.models.classifier import Classifier
+from conformer_jax.models.wav2vec2 import Wav2Vec2
+
 # Dense bfloat16 peak of one device in FLOP/s (float16 where the device has no bfloat16), against
 # the beginning of jax's device kind, of which the longest counts. Sources: NVIDIA's data sheet of
 # each product, where figures "with sparsity" are halved; the Cloud TPU page of each version. A TPU
@@ -48,15 +51,15 @@ PEAK_FLOPS = {
 MEASURED_SIZE = 2048
 
 
-def train_step_flops(config, num_classes: int = 0) -> float:
-    """Of one training step of the config: 3 x forward x clips."""
-    return 3.0 * forward_flops(config, num_classes) * config.data.batch_size
+def train_step_flops(model, num_samples: int, batch_size: int) -> float:
+    """Of one training step on a batch of clips [B, N]: 3 x forward x clips."""
+    return 3.0 * forward_flops(model, num_samples) * batch_size
 
 
-def forward_flops(config, num_classes: int = 0) -> float:
-    """Of the forward pass of one clip of config.data.clip_s, with a head of `num_classes`."""
-    m, f = config.conformer, config.features
-    frames = 1 + round(config.data.clip_s * f.sample_rate) // round(f.hop_s * f.sample_rate)
+def forward_flops(model: Wav2Vec2 | Classifier, num_samples: int) -> float:
+    """Of the forward pass of one clip of `num_samples`."""
+    m, f = model.encoder_spec, model.features
+    frames = 1 + num_samples // f.hop_length
     tokens = frames // m.stride
     width, inner = m.width, m.feed_forward_width
     per_token = 2 * (f.num_mels * m.stride * m.feature_dim + m.feature_dim * width)
@@ -67,29 +70,26 @@ def forward_flops(config, num_classes: int = 0) -> float:
         + 2 * tokens * width  # attention logits, weighted sum
     )
     total = tokens * (per_token + len(m.kernel_sizes) * block)
-    if config.task == "pretrain":
-        total += _objective_flops(config, tokens)
+    if isinstance(model, Wav2Vec2):
+        total += _objective_flops(model.objective, m, tokens)
     else:
-        total += 2 * width * num_classes
+        total += 2 * width * model.num_classes
     return float(total)
 
 
-def _objective_flops(config, tokens):
-    masked = tokens * (
-        1
-        - (1 - config.masking.probability / config.masking.span_length)
-        ** config.masking.span_length
-    )
-    if config.target == "linear":
-        dim = config.conformer.width
-        branch = config.conformer.feature_dim * dim
+def _objective_flops(objective, encoder, tokens):
+    span = objective.mask_length
+    masked = tokens * (1 - (1 - objective.mask_probability / span) ** span)
+    if objective.target == "linear":
+        dim = encoder.width
+        branch = encoder.feature_dim * dim
     else:
-        q, dim = config.quantizer, config.wav2vec2.projection_dim
+        dim = objective.projection_dim
         branch = (
-            config.conformer.feature_dim * q.num_groups * q.num_entries
-            + q.num_entries * q.code_dim
-            + q.code_dim * dim
-            + config.conformer.width * dim
+            encoder.feature_dim * objective.num_groups * objective.num_entries
+            + objective.num_entries * objective.code_dim
+            + objective.code_dim * dim
+            + encoder.width * dim
         )
     return 2 * masked * (branch + masked * dim)
 

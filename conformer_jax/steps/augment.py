@@ -36,16 +36,15 @@ class AugmentSpec:
                 )
 
 
-def make_spec(config) -> AugmentSpec:
-    """From the full config."""
-    a = config.augment
+def make_spec(a, *, sample_rate: int, hop_s: float) -> AugmentSpec:
+    """From config.augment; the rate (Hz) of the audio, and the time (s) between frames."""
     return AugmentSpec(
         gain_db=a.gain_db,
-        shift_samples=round(a.shift_s * config.features.sample_rate),
+        shift_samples=round(a.shift_s * sample_rate),
         mixup_alpha=a.mixup_alpha,
         mixup_share=a.mixup_share,
         time_masks=a.time_masks,
-        time_mask_frames=round(a.time_mask_s / config.features.hop_s),
+        time_mask_frames=round(a.time_mask_s / hop_s),
         freq_masks=a.freq_masks,
         freq_mask_bins=a.freq_mask_bins,
     )

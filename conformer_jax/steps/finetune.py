@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from conformer_jax.models.classifier import Classifier
-from conformer_jax.models.conformer import EncoderSpec
-from conformer_jax.models.features import FeatureSpec, log_mel
+from conformer_jax.models.features import log_mel
 from conformer_jax.steps import augment, losses, metrics, state
 
 
@@ -21,31 +20,15 @@ class Options:
     accumulate: int
 
 
-def make_model(config, num_classes: int) -> Classifier:
-    """The model that the config describes, for `num_classes` classes."""
-    return Classifier(
-        FeatureSpec(**config.features),
-        EncoderSpec(**config.conformer),
-        num_classes,
-        pooling=config.classifier.pooling,
-        layers=config.classifier.layers,
-        dropout=config.classifier.dropout,
-    )
-
-
-def init(config, model: Classifier, optimizer, key: jax.Array) -> state.TrainState:
+def init(
+    model: Classifier, options: Options, optimizer, key: jax.Array, *, ema_decay: float
+) -> state.TrainState:
     """State at step 0, parameters from scratch."""
-    samples = config.features.sample_rate // 2
+    samples = model.features.sample_rate // 2
     params = model.init(key, jnp.zeros((1, samples)), jnp.full((1,), samples), train=False)[
         "params"
     ]
-    options = Options(
-        multi_label=config.classifier.multi_label,
-        label_smoothing=config.losses.label_smoothing,
-        augment=augment.make_spec(config),
-        accumulate=config.train.accumulate,
-    )
-    return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
+    return state.create(params, model, optimizer, options, ema_decay=ema_decay)
 
 
 def depth(params):

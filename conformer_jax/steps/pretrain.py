@@ -5,9 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from conformer_jax.models.conformer import EncoderSpec
-from conformer_jax.models.features import FeatureSpec
-from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
+from conformer_jax.models.wav2vec2 import Wav2Vec2
 from conformer_jax.steps import losses, metrics, state
 
 
@@ -20,34 +18,15 @@ class Options:
     accumulate: int
 
 
-def make_model(config) -> Wav2Vec2:
-    """The model that the config describes."""
-    objective = ObjectiveSpec(
-        target=config.target,
-        mask_probability=config.masking.probability,
-        mask_length=config.masking.span_length,
-        num_distractors=config.wav2vec2.num_distractors,
-        projection_dim=config.wav2vec2.projection_dim,
-        num_groups=config.quantizer.num_groups,
-        num_entries=config.quantizer.num_entries,
-        code_dim=config.quantizer.code_dim,
-        temperature_start=config.quantizer.temperature_start,
-        temperature_end=config.quantizer.temperature_end,
-        anneal_steps=config.quantizer.temperature_anneal_share * config.train.num_steps,
-    )
-    return Wav2Vec2(FeatureSpec(**config.features), EncoderSpec(**config.conformer), objective)
-
-
-def init(config, model: Wav2Vec2, optimizer, key: jax.Array) -> state.TrainState:
+def init(
+    model: Wav2Vec2, options: Options, optimizer, key: jax.Array, *, ema_decay: float
+) -> state.TrainState:
     """State at step 0, parameters from scratch."""
     # Half a second is enough for shapes: no parameter depends on the length.
-    samples = config.features.sample_rate // 2
+    samples = model.features.sample_rate // 2
     audio, num_samples = jnp.zeros((1, samples)), jnp.full((1,), samples)
     params = model.init(key, audio, num_samples, state.clip_keys(key, 1), train=False)["params"]
-    options = Options(
-        config.wav2vec2.temperature, config.losses.diversity_weight, config.train.accumulate
-    )
-    return state.create(params, model, optimizer, options, ema_decay=config.optimizer.ema_decay)
+    return state.create(params, model, optimizer, options, ema_decay=ema_decay)
 
 
 def _forward(train_state, params, batch, *, train):

@@ -28,10 +28,10 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     Raises:
       UserError: anything that the user can mend.
     """
-    config = config.copy_and_resolve_references()
-    workdir, report, (train_source, eval_source, label_names) = loop.open_run(config, workdir)
-    train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here
-    compiled = program.build(config, len(label_names), prepared=prepared)
+    config, workdir, report, data = loop.open_run(config, workdir)
+    train_source, eval_source = data.train, data.held_out
+    loop.carve(config, train_source)  # refuses what has no meaning here
+    compiled = program.build(config, len(data.label_names), prepared=prepared)
     loop.say_sizes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     loader = host_loader.pick(config.data.loader)
@@ -45,7 +45,8 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     )
     known = probe.embed(compiled, state, every_clip(train_source))
     unknown = probe.embed(compiled, state, every_clip(eval_source))
-    score = probe.fit(config, known)
+    multi_label = config.classifier.multi_label
+    score = probe.fit(known, config.probe, neighbours=config.task == "knn", multi_label=multi_label)
 
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]

@@ -23,7 +23,7 @@ import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.data.manifest import check_exists
-from conformer_jax.data.sources import BadAudioReport, open_sources, source_spec
+from conformer_jax.data.sources import BadAudioReport, Source, open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
@@ -73,9 +73,9 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
       UserError: anything that the user can mend.
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
-    config = config.copy_and_resolve_references()
-    workdir, report, (train_source, eval_source, label_names) = open_run(config, workdir)
-    train_source, validation = selection.carve(config, train_source)
+    config, workdir, report, data = open_run(config, workdir)
+    eval_source, label_names = data.held_out, data.label_names
+    train_source, validation = carve(config, data.train)
     compiled = program.build(config, len(label_names), prepared=prepared)
     say_sizes(config, train_source, eval_source)
     if compiled is not prepared:
@@ -217,11 +217,26 @@ class _Run:
         return self._workdir / "predictions.npz"
 
 
-def open_run(config, workdir):
-    """Claims the workdir and opens the sources, as every task begins.
+class Data(NamedTuple):
+    """What a run hears. statistics: what its features are normalised by."""
 
-    Returns:
-      the workdir as a path, the report of unreadable audio, and what `prepare_data` returns.
+    train: Source
+    held_out: Source
+    label_names: tuple[str, ...]
+    statistics: statistics.Statistics
+
+
+class Opened(NamedTuple):
+    """A run before its first step. config: a copy, with the feature statistics filled in."""
+
+    config: Any
+    workdir: pathlib.Path
+    report: BadAudioReport  # of unreadable audio
+    data: Data
+
+
+def open_run(config, workdir) -> Opened:
+    """Claims the workdir and opens the sources, as every task begins.
 
     Raises:
       UserError: anything that the user can mend.
@@ -239,7 +254,27 @@ def open_run(config, workdir):
         )
     bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
     report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
-    return workdir, report, prepare_data(config, workdir, report)
+    data = prepare_data(config, workdir, report)
+    return Opened(with_statistics(config, data.statistics), workdir, report, data)
+
+
+def with_statistics(config, found: statistics.Statistics):
+    """A copy of the config with these feature statistics."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.features.mean, config.features.deviation = found
+    return config
+
+
+def carve(config, source: Source) -> selection.Carved:
+    """selection.carve with its fields of the config."""
+    return selection.carve(
+        config.data,
+        source,
+        task=config.task,
+        patience=config.train.early_stopping,
+        seed=config.seed,
+    )
 
 
 def say_sizes(config, train_source, eval_source):
@@ -256,14 +291,12 @@ def say_sizes(config, train_source, eval_source):
         )
 
 
-def prepare_data(config, workdir, report):
-    """Opens the sources and fills config.features.mean and .deviation in.
+def prepare_data(config, workdir, report) -> Data:
+    """Opens the sources, and finds the feature statistics.
 
-    Labels keep the order of the workdir's checkpoint, and feature statistics are those of the
-    checkpoint (the workdir's own, or the one of config.init_from), where there is one.
-
-    Returns:
-      training source, held-out source, label names.
+    Labels keep the order of the workdir's checkpoint. Feature statistics are those of the config;
+    else of the checkpoint (the workdir's own, or the one of config.init_from), where there is one;
+    else they are measured.
     """
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
@@ -278,17 +311,32 @@ def prepare_data(config, workdir, report):
                 f"or give --config.init_from='' to train from scratch"
             )
         _check_same_encoder(origin["config"], config)
-    if not config.features.mean:
-        if origin is not None:
-            saved = origin["config"]["features"]
-            stats = tuple(saved["mean"]), tuple(saved["deviation"])
-        else:
-            stats = distributed.on_first(
-                lambda: statistics.feature_statistics(config, train_source, report, workdir)
+    found = _known_statistics(config.features, origin)
+    if found is None:
+        # From another process it comes as lists.
+        found = distributed.on_first(
+            lambda: statistics.feature_statistics(
+                config.features,
+                config.data,
+                config.synthetic,
+                train_source,
+                report,
+                workdir,
+                multi_label=config.classifier.multi_label,
             )
-        with config.unlocked():
-            config.features.mean, config.features.deviation = map(tuple, stats)
-    return train_source, eval_source, train_source.label_names
+        )
+    found = statistics.Statistics(*map(tuple, found))
+    return Data(train_source, eval_source, train_source.label_names, found)
+
+
+def _known_statistics(features, origin):
+    """(mean, deviation) of config.features, else of the checkpoint `origin`, else None."""
+    if features.mean:
+        return features.mean, features.deviation
+    if origin is None:
+        return None
+    saved = origin["config"]["features"]
+    return saved["mean"], saved["deviation"]
 
 
 def _check_same_encoder(saved, config):

@@ -9,20 +9,75 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding
 
 from conformer_jax.errors import UserError
-from conformer_jax.steps import finetune, optimizer, pretrain
+from conformer_jax.models.classifier import Classifier
+from conformer_jax.models.conformer import EncoderSpec
+from conformer_jax.models.features import FeatureSpec
+from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
+from conformer_jax.steps import augment, finetune, optimizer, pretrain
 from conformer_jax.steps.state import TrainState
 from conformer_jax.training import sharding
+
+
+def _pretrain_model(config, num_classes):
+    del num_classes  # there is no head
+    objective = ObjectiveSpec(
+        target=config.target,
+        mask_probability=config.masking.probability,
+        mask_length=config.masking.span_length,
+        num_distractors=config.wav2vec2.num_distractors,
+        projection_dim=config.wav2vec2.projection_dim,
+        num_groups=config.quantizer.num_groups,
+        num_entries=config.quantizer.num_entries,
+        code_dim=config.quantizer.code_dim,
+        temperature_start=config.quantizer.temperature_start,
+        temperature_end=config.quantizer.temperature_end,
+        anneal_steps=config.quantizer.temperature_anneal_share * config.train.num_steps,
+    )
+    return Wav2Vec2(FeatureSpec(**config.features), EncoderSpec(**config.conformer), objective)
+
+
+def _pretrain_options(config):
+    return pretrain.Options(
+        temperature=config.wav2vec2.temperature,
+        diversity_weight=config.losses.diversity_weight,
+        accumulate=config.train.accumulate,
+    )
+
+
+def _labels_model(config, num_classes):
+    return Classifier(
+        FeatureSpec(**config.features),
+        EncoderSpec(**config.conformer),
+        num_classes,
+        pooling=config.classifier.pooling,
+        layers=config.classifier.layers,
+        dropout=config.classifier.dropout,
+    )
+
+
+def _labels_options(config):
+    features = config.features
+    return finetune.Options(
+        multi_label=config.classifier.multi_label,
+        label_smoothing=config.losses.label_smoothing,
+        augment=augment.make_spec(
+            config.augment, sample_rate=features.sample_rate, hop_s=features.hop_s
+        ),
+        accumulate=config.train.accumulate,
+    )
 
 
 class _Task(NamedTuple):
     """What a task is made of."""
 
     make_model: Callable  # (config, num_classes) -> model
-    init: Callable  # (config, model, optimizer, key) -> state
+    make_options: Callable  # config -> what its steps need beside the model
+    init: Callable  # (model, options, optimizer, key, *, ema_decay) -> state
     train_step: Callable
     eval_step: Callable
     embed_step: Callable | None
@@ -30,7 +85,8 @@ class _Task(NamedTuple):
 
 
 _PRETRAIN = _Task(
-    make_model=lambda config, num_classes: pretrain.make_model(config),
+    make_model=_pretrain_model,
+    make_options=_pretrain_options,
     init=pretrain.init,
     train_step=pretrain.pretrain_step,
     eval_step=pretrain.pretrain_eval_step,
@@ -38,7 +94,8 @@ _PRETRAIN = _Task(
     depth=None,
 )
 _LABELS = _Task(
-    make_model=finetune.make_model,
+    make_model=_labels_model,
+    make_options=_labels_options,
     init=finetune.init,
     train_step=finetune.finetune_step,
     eval_step=finetune.finetune_eval_step,
@@ -101,6 +158,16 @@ def check(config) -> None:
             raise UserError(f"config.{name} = {value}: it must be above 0")
 
 
+def make_model(config, num_classes: int = 0) -> nn.Module:
+    """The model of the config's task; a ValueError or TypeError for a field that does not fit."""
+    return _TASKS[config.task].make_model(config, num_classes)
+
+
+def make_options(config):
+    """The options of the task's steps, as `pretrain.Options` or `finetune.Options`."""
+    return _TASKS[config.task].make_options(config)
+
+
 def build(config, num_classes: int = 0, devices=None, prepared: Program | None = None) -> Program:
     """Builds the task's program; nothing is compiled before its first call.
 
@@ -131,8 +198,13 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
         transform, schedule = optimizer.make_optimizer(
             config.optimizer, config.train.num_steps, parts.depth
         )
-        model = parts.make_model(config, num_classes)
-        init = functools.partial(parts.init, config, model, transform)
+        init = functools.partial(
+            parts.init,
+            make_model(config, num_classes),
+            make_options(config),
+            transform,
+            ema_decay=config.optimizer.ema_decay,
+        )
         shapes = jax.eval_shape(init, jax.random.key(0))
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error

@@ -18,16 +18,27 @@ _WORST = -1e30
 _FEW_CLIPS = 10  # they choose hardly better than chance
 
 
-def carve(config, source: Source) -> tuple[Source, Source | None]:
-    """Splits config.data.validation_share off the training clips.
+class Carved(NamedTuple):
+    """What is left to train on; the validation split, None where the share is 0."""
 
-    Returns:
-      what is left to train on; the validation split, None where the share is 0.
+    train: Source
+    validation: Source | None
+
+
+def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carved:
+    """Splits data.validation_share off the training clips.
+
+    Args:
+      data: config.data.
+      source: the training clips.
+      task: config.task.
+      patience: config.train.early_stopping.
+      seed: config.seed.
 
     Raises:
       UserError: the fields do not fit the task, each other or the clips.
     """
-    share, patience = config.data.validation_share, config.train.early_stopping
+    share = data.validation_share
     if not 0 <= share < 1 or patience < 0:
         raise UserError(
             f"config.data.validation_share = {share}, config.train.early_stopping = {patience}: "
@@ -39,11 +50,11 @@ def carve(config, source: Source) -> tuple[Source, Source | None]:
             "set --config.data.validation_share=0.1, or so"
         )
     if not share:
-        return source, None
-    if config.task != "finetune":
+        return Carved(source, None)
+    if task != "finetune":
         raise UserError("config.data.validation_share is for fine-tuning only: leave it 0")
     labels = [source.labels(i) for i in range(len(source))]
-    chosen = sampling.stratified(labels, len(source.label_names), share, config.seed)
+    chosen = sampling.stratified(labels, len(source.label_names), share, seed)
     if not len(chosen):
         raise UserError(
             "config.data.validation_share: no class has a second clip to validate with; leave it 0"
@@ -55,7 +66,7 @@ def carve(config, source: Source) -> tuple[Source, Source | None]:
         )
     logging.info("%d of the training clips are kept for validation", len(chosen))
     kept = np.setdiff1d(np.arange(len(source)), chosen)
-    return Subset(source, kept), Subset(source, chosen)
+    return Carved(Subset(source, kept), Subset(source, chosen))
 
 
 class Standing(NamedTuple):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +18,60 @@ from conformer_jax.models.features import FeatureSpec, log_mel
 _BATCH = 32
 
 
-def feature_statistics(config, source, report, workdir) -> tuple[tuple, tuple]:
-    """Mean and deviation of every mel bin over the training corpus, each a tuple of F floats.
+class Statistics(NamedTuple):
+    """Of every mel bin, each a tuple of F floats."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def feature_statistics(
+    features, data, synthetic, source, report, workdir, *, multi_label: bool
+) -> Statistics:
+    """Mean and deviation of every mel bin over the training corpus.
 
     Taken from a cache where the same clips were measured with the same settings before:
     `<manifest>.statistics.json` beside the manifest, or `<workdir>/statistics.json` where there is
     no manifest or its folder cannot be written. A sample of config.data.statistics_clips clips,
     evenly spread over the corpus, is measured.
 
+    Args:
+      features, data, synthetic: these sections of the config.
+      source: to train on.
+      report: BadAudioReport.
+      workdir: of the run.
+      multi_label: config.classifier.multi_label.
+
     Raises:
       UserError: no clip could be read, or a field of config.features does not fit.
     """
     try:
-        spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
+        spec = dataclasses.replace(FeatureSpec(**features), mean=(), deviation=())
     except (ArithmeticError, ValueError) as error:
         raise UserError(str(error)) from error
-    count = min(len(source), config.data.statistics_clips)
+    count = min(len(source), data.statistics_clips)
     indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
     what = [source.example_id(int(i)) for i in indices]
-    if not config.data.manifest and not config.data.tfds_name:
-        what.append(config.synthetic.to_json())
-    key = _key(spec, config.data.clip_s, what)
+    if not data.manifest and not data.tfds_name:
+        what.append(synthetic.to_json())
+    key = _key(spec, data.clip_s, what)
     caches = [pathlib.Path(workdir) / "statistics.json"]
-    if config.data.manifest:
-        manifest = pathlib.Path(config.data.manifest)
+    if data.manifest:
+        manifest = pathlib.Path(data.manifest)
         caches.insert(0, manifest.with_name(manifest.name + ".statistics.json"))
     for cache in caches:
         found = _load(cache).get(key)
         if found:
-            return tuple(found["mean"]), tuple(found["deviation"])
-    mean, deviation = _measure(source, indices, spec, config, report)
+            return Statistics(tuple(found["mean"]), tuple(found["deviation"]))
+    num_samples = clip_samples(data.clip_s, features.sample_rate)
+    measured = _measure(source, indices, spec, num_samples, multi_label, report)
     for cache in caches:
-        if _store(cache, key, {"mean": mean, "deviation": deviation, "clips": count}):
+        if _store(cache, key, {**measured._asdict(), "clips": count}):
             break
-    return mean, deviation
+    return measured
 
 
-def _measure(source, indices, spec, config, report):
+def _measure(source, indices, spec, num_samples, multi_label, report):
     @jax.jit
     def sums(audio, num_samples, valid):
         features, real = log_mel(audio, num_samples, spec)
@@ -63,13 +81,10 @@ def _measure(source, indices, spec, config, report):
 
     logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
     total, square, frames = 0.0, 0.0, 0.0
-    num_samples = clip_samples(config.data.clip_s, config.features.sample_rate)
     for start in range(0, len(indices), _BATCH):
         rows = np.resize(indices[start : start + _BATCH], _BATCH)
         valid = np.arange(_BATCH) < len(indices) - start
-        batch = example_batch(
-            source, rows, None, valid, num_samples, config.classifier.multi_label, report
-        )
+        batch = example_batch(source, rows, None, valid, num_samples, multi_label, report)
         parts = sums(batch["audio"], batch["num_samples"], batch["valid"])
         t, s, n = (np.asarray(part, np.float64) for part in parts)
         total, square, frames = total + t, square + s, frames + n
@@ -78,7 +93,7 @@ def _measure(source, indices, spec, config, report):
     mean = total / frames
     # A bin that never leaves the log floor has no spread; 1e-3 keeps it at 0 and not at infinity.
     deviation = np.sqrt(np.maximum(square / frames - mean**2, 1e-6))
-    return tuple(round(float(x), 6) for x in mean), tuple(round(float(x), 6) for x in deviation)
+    return Statistics(*(tuple(round(float(x), 6) for x in part) for part in (mean, deviation)))
 
 
 def _key(spec, clip_s, ids):

@@ -208,11 +208,11 @@ def test_no_masks_is_the_identity():
 
 
 def test_the_spec_turns_seconds_into_frames():
-    config = base.get_config()
-    config.augment.time_mask_s = 0.25
-    assert augment.make_spec(config).time_mask_frames == 25
-    config.features.hop_s = 0.02
-    assert augment.make_spec(config).time_mask_frames == 12
+    settings = base.get_config().augment
+    settings.time_mask_s = 0.25
+    for hop_s, frames in ((0.01, 25), (0.02, 12)):
+        spec = augment.make_spec(settings, sample_rate=16_000, hop_s=hop_s)
+        assert spec.time_mask_frames == frames
 
 
 @pytest.mark.parametrize("name", ["time_masks", "freq_masks"])
@@ -278,7 +278,7 @@ def test_gain_and_shift_off_return_the_batch_itself():
 
 @pytest.mark.parametrize("field", ["gain_db", "shift_s", "mixup_share"])
 def test_a_field_out_of_range_is_named(field):
-    config = base.get_config()
-    config.augment[field] = -1.0
+    settings = base.get_config().augment
+    settings[field] = -1.0
     with pytest.raises(ValueError, match=rf"config\.augment\.{field} "):
-        augment.make_spec(config)
+        augment.make_spec(settings, sample_rate=16_000, hop_s=0.01)

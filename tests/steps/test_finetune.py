@@ -10,6 +10,7 @@ import pytest
 
 from configs import finetune as finetune_config
 from conformer_jax.steps import augment, finetune, optimizer
+from conformer_jax.training import program
 
 # Compiled for seconds of work: skip the backend's optimizations.
 FAST = {"xla_backend_optimization_level": 0}
@@ -40,9 +41,10 @@ class Toy:
         config.augment.update(augment)
         config.optimizer.update(learning_rate=1e-2, warmup_share=0.0)
         self.multi_label = multi_label
-        self.model = finetune.make_model(config, CLASSES)
+        self.model = program.make_model(config, CLASSES)
         transform, _ = optimizer.make_optimizer(config.optimizer, 100)
-        init = lambda key: finetune.init(config, self.model, transform, key)
+        options = program.make_options(config)
+        init = lambda key: finetune.init(self.model, options, transform, key, ema_decay=0.0)
         self.state = jax.jit(init, compiler_options=FAST)(KEY)
         self.train = jax.jit(finetune.finetune_step, compiler_options=FAST)
         self.evaluate = jax.jit(finetune.finetune_eval_step, compiler_options=FAST)
@@ -209,9 +211,11 @@ def test_a_bad_row_that_does_not_count_costs_nothing(toy):
 def test_label_smoothing_is_for_training_only():
     config = finetune_config.get_config("smoke")
     config.losses.label_smoothing = 0.3
-    model = finetune.make_model(config, CLASSES)
+    model = program.make_model(config, CLASSES)
     transform, _ = optimizer.make_optimizer(config.optimizer, 10)
-    state = jax.eval_shape(lambda key: finetune.init(config, model, transform, key), KEY)
+    options = program.make_options(config)
+    init = lambda key: finetune.init(model, options, transform, key, ema_decay=0.0)
+    state = jax.eval_shape(init, KEY)
     assert state.options.label_smoothing == 0.3
     logits, labels = jnp.asarray([[3.0, 0.0, -1.0]]), jnp.eye(3)[:1]
     hard = finetune._loss(logits, labels, state.options, train=False)

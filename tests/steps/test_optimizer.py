@@ -11,6 +11,7 @@ import pytest
 from configs import base
 from configs import pretrain as pretrain_config
 from conformer_jax.steps import finetune, optimizer, pretrain
+from conformer_jax.training import program
 
 
 def settings(**changes):
@@ -79,12 +80,12 @@ def test_clipping_bounds_the_global_norm():
 
 def shapes_of(target):
     config = pretrain_config.get_config("smoke")
-    transform = optax.sgd(0.1)
     if target == "classifier":
-        init = lambda key: finetune.init(config, finetune.make_model(config, 5), transform, key)
+        config.task, part = "finetune", finetune
     else:
-        config.target = target
-        init = lambda key: pretrain.init(config, pretrain.make_model(config), transform, key)
+        config.target, part = target, pretrain
+    model, transform = program.make_model(config, 5), optax.sgd(0.1)
+    init = lambda key: part.init(model, None, transform, key, ema_decay=0.0)
     return jax.eval_shape(init, jax.random.key(0)).params
 
 

@@ -11,6 +11,7 @@ import pytest
 from configs import pretrain as pretrain_config
 from conformer_jax.models import masking
 from conformer_jax.steps import optimizer, pretrain
+from conformer_jax.training import program
 
 # Compiled for seconds of work: skip the backend's optimizations.
 FAST = {"xla_backend_optimization_level": 0}
@@ -47,9 +48,10 @@ class Toy:
         config.optimizer.update(learning_rate=1e-2, warmup_share=0.0, ema_decay=0.5)
         config.train.num_steps = 100
         self.config = config
-        self.model = pretrain.make_model(config)
+        self.model = program.make_model(config)
         transform, _ = optimizer.make_optimizer(config.optimizer, 200)
-        init = lambda key: pretrain.init(config, self.model, transform, key)
+        options = program.make_options(config)
+        init = lambda key: pretrain.init(self.model, options, transform, key, ema_decay=0.5)
         self.state = jax.jit(init, compiler_options=FAST)(KEY)
         self.masks = []
         self._train = jax.jit(self._recording(pretrain.pretrain_step), compiler_options=FAST)
@@ -256,7 +258,7 @@ def test_the_model_follows_the_config():
     config = pretrain_config.get_config("smoke")
     config.update(target="gumbel")
     config.masking.probability = 0.5
-    model = pretrain.make_model(config)
+    model = program.make_model(config)
     assert model.objective.mask_probability == 0.5
     assert model.objective.num_entries == config.quantizer.num_entries
     assert model.objective.anneal_steps == 0.7 * config.train.num_steps

@@ -68,7 +68,9 @@ def config():
 
 def test_the_shipped_encoder_starts_a_run(config, tmp_path):
     report = BadAudioReport(tmp_path / "bad.csv", 1.0)
-    loop.prepare_data(config, tmp_path, report)
+    data = loop.prepare_data(config, tmp_path, report)
+    assert config.features.mean == ()  # it is not filled in
+    config = loop.with_statistics(config, data.statistics)
     assert len(config.features.mean) == 64  # the statistics travel in the file
     wanted = program.build(config, 20).abstract_state.params
     params, step = checkpoint.load_encoder(config.init_from, wanted)

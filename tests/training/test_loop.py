@@ -400,7 +400,13 @@ def validating(finished):
     config.data.validation_share = 0.25
     config.train.update(eval_every=2, early_stopping=2, log_every=5)
     config.checkpoint.update(every_steps=6, keep_last=1, keep_best=0)
-    _, validation = selection.carve(config, open_sources(source_spec(config)).train)
+    validation = selection.carve(
+        config.data,
+        open_sources(source_spec(config)).train,
+        task=config.task,
+        patience=config.train.early_stopping,
+        seed=config.seed,
+    ).validation
     num_batches = -(-len(validation) // config.data.eval_batch_size)
 
     def program_of(steps=None, stop_before=None, held_out=lambda state: None):

@@ -36,8 +36,15 @@ def config_of(module=finetune, share=0.0, patience=0, multi_label=False):
     return config
 
 
+def carve(config, source):
+    patience = config.train.early_stopping
+    return selection.carve(
+        config.data, source, task=config.task, patience=patience, seed=config.seed
+    )
+
+
 def test_a_share_of_each_class_is_carved_off_and_not_trained_on():
-    train, validation = selection.carve(config_of(share=0.25), CLIPS)
+    train, validation = carve(config_of(share=0.25), CLIPS)
     ids = [[part.example_id(i) for i in range(len(part))] for part in (train, validation)]
     assert sorted(ids[0] + ids[1], key=int) == [str(i) for i in range(60)]
     found = [validation.labels(i)[0] for i in range(len(validation))]
@@ -46,8 +53,8 @@ def test_a_share_of_each_class_is_carved_off_and_not_trained_on():
 
 
 def test_without_a_share_nothing_is_carved_off():
-    assert selection.carve(config_of(), CLIPS) == (CLIPS, None)
-    assert selection.carve(config_of(pretrain), CLIPS) == (CLIPS, None)
+    assert carve(config_of(), CLIPS) == (CLIPS, None)
+    assert carve(config_of(pretrain), CLIPS) == (CLIPS, None)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +68,12 @@ def test_without_a_share_nothing_is_carved_off():
 )
 def test_fields_that_do_not_fit_are_named(config, words):
     with pytest.raises(UserError, match=words):
-        selection.carve(config, CLIPS)
+        carve(config, CLIPS)
 
 
 def test_classes_of_one_clip_leave_nothing_to_validate_with():
     with pytest.raises(UserError, match="no class has a second clip"):
-        selection.carve(config_of(share=0.5), Labels([(0,), (1,), (2,)]))
+        carve(config_of(share=0.5), Labels([(0,), (1,), (2,)]))
 
 
 def records(*values, metric="accuracy"):
