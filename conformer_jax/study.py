@@ -59,7 +59,7 @@ def _run_arm(config, workdir, name, changes, seed, compiled):
     Returns:
       its record; its Program, to hand to the next as `compiled`.
     """
-    from conformer_jax.training import frozen, loop
+    from conformer_jax.training import frozen, loop, opening
 
     one = _changed(config.finetune, changes, "finetune.", name)
     one.seed = seed
@@ -67,7 +67,7 @@ def _run_arm(config, workdir, name, changes, seed, compiled):
     scratch = changes.get("scratch", False)
     if scratch:
         # The statistics of the other arms: the arms differ in the encoder alone.
-        one = loop.with_statistics(one, _statistics_of(origin))
+        one = opening.with_statistics(one, _statistics_of(origin))
     one.init_from = "" if scratch else str(origin)
     run = loop.train_and_evaluate if one.task == "finetune" else frozen.evaluate
     result = run(one, workdir / _key(name) / f"seed_{seed}", compiled)

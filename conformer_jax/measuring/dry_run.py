@@ -9,7 +9,7 @@ import numpy as np
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.models import flops
-from conformer_jax.training import loop, program, sharding
+from conformer_jax.training import opening, program, sharding
 
 
 def describe(config) -> str:
@@ -24,8 +24,8 @@ def describe(config) -> str:
     config = program.without_statistics(config)
     with tempfile.TemporaryDirectory() as nowhere:
         report = BadAudioReport(None, config.data.max_bad_share)
-        data = loop.prepare_data(config, nowhere, report)
-        source = loop.carve(config, data.train).train
+        data = opening.prepare_data(config, nowhere, report)
+        source = opening.carve(config, data.train).train
     compiled = program.build(config, len(data.label_names))
     state = compiled.abstract_state
     spec = host_loader.loader_spec(config)

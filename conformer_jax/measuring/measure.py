@@ -21,7 +21,7 @@ from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.errors import UserError, unknown
 from conformer_jax.measuring import profiling, trace
 from conformer_jax.models import flops
-from conformer_jax.training import loop, program, sharding
+from conformer_jax.training import opening, program, sharding
 
 _IMPORTED = time.perf_counter()
 _WARM_UP = 2  # calls before the timed ones, the compilation apart
@@ -126,7 +126,7 @@ class _Bench:
         config.init_from = ""
         self._report = BadAudioReport(None, config.data.max_bad_share)
         with tempfile.TemporaryDirectory() as nowhere:
-            self._data = loop.prepare_data(config, nowhere, self._report)
+            self._data = opening.prepare_data(config, nowhere, self._report)
         self.built = program.build(config, len(self._data.label_names))
         self.loader = host_loader.pick(config.data.loader)
         self._batch_spec = host_loader.loader_spec(config)

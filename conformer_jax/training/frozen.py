@@ -11,7 +11,7 @@ import jax
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import evaluate as evaluating
-from conformer_jax.training import initial, loop, program, progress, selection
+from conformer_jax.training import initial, loop, opening, program, progress
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -28,11 +28,11 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     Raises:
       UserError: anything that the user can mend.
     """
-    config, workdir, report, data = loop.open_run(config, workdir)
+    config, workdir, report, data = opening.open_run(config, workdir)
     train_source, eval_source = data.train, data.held_out
-    loop.carve(config, train_source)  # refuses what has no meaning here
+    opening.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(data.label_names), prepared=prepared)
-    loop.say_sizes(config, train_source, eval_source)
+    opening.say_sizes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     loader = host_loader.pick(config.data.loader)
     host, num_hosts = jax.process_index(), jax.process_count()

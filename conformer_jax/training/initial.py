@@ -80,6 +80,11 @@ def run_keys(config) -> jax.Array:
 def _from_scratch(config, compiled, every_clip, key):
     state = encoder_of(config, compiled.init(key))
     if config.task == "finetune" and config.classifier.init == "probe":
-        state = probe.start_head(config, state, probe.embed(compiled, state, every_clip()))
+        state = probe.start_head(
+            state,
+            probe.embed(compiled, state, every_clip()),
+            config.probe,
+            multi_label=config.classifier.multi_label,
+        )
         logging.info("head started from a linear probe of the frozen encoder")
     return state

@@ -16,14 +16,11 @@ On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Pre
 """
 
 import logging
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
 from conformer_jax.data import host_loader
-from conformer_jax.data.manifest import check_exists
-from conformer_jax.data.sources import BadAudioReport, Source, open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
@@ -33,17 +30,14 @@ from conformer_jax.training import (
     diagnostics,
     distributed,
     initial,
+    opening,
     preemption,
     program,
     progress,
-    selection,
-    statistics,
     window,
 )
 from conformer_jax.training import evaluate as evaluating
-from conformer_jax.training import workdir as workdirs
 
-_FEW_CLIPS = 10  # held out; fewer make no figure
 _UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 
 
@@ -73,11 +67,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
       UserError: anything that the user can mend.
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
-    config, workdir, report, data = open_run(config, workdir)
+    config, workdir, report, data = opening.open_run(config, workdir)
     eval_source, label_names = data.held_out, data.label_names
-    train_source, validation = carve(config, data.train)
+    train_source, validation = opening.carve(config, data.train)
     compiled = program.build(config, len(label_names), prepared=prepared)
-    say_sizes(config, train_source, eval_source)
+    opening.say_sizes(config, train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
     run = _Run(config, workdir, compiled, label_names)
@@ -166,7 +160,9 @@ class _Run:
             abstract_state=compiled.abstract_state,
         )
         self.batches = loader.train_batches(train_source, spec, step, *place)
-        self.window = window.Window(config, self.begun.sums)
+        self.window = window.Window(
+            compiled.abstract_state.model, spec, config.data.clip_s, self.begun.sums
+        )
 
     def again(self, eval_source) -> dict[str, Any]:
         """The last evaluation of a finished run: as logged, or where that is lost made again."""
@@ -215,151 +211,6 @@ class _Run:
     @property
     def _predictions(self):
         return self._workdir / "predictions.npz"
-
-
-class Data(NamedTuple):
-    """What a run hears. statistics: what its features are normalised by."""
-
-    train: Source
-    held_out: Source
-    label_names: tuple[str, ...]
-    statistics: statistics.Statistics
-
-
-class Opened(NamedTuple):
-    """A run before its first step. config: a copy, with the feature statistics filled in."""
-
-    config: Any
-    workdir: pathlib.Path
-    report: BadAudioReport  # of unreadable audio
-    data: Data
-
-
-def open_run(config, workdir) -> Opened:
-    """Claims the workdir and opens the sources, as every task begins.
-
-    Raises:
-      UserError: anything that the user can mend.
-    """
-    # Before the workdir: what is mistyped is no other config's run.
-    program.check(config)
-    if config.data.manifest:
-        check_exists(config.data.manifest)
-    distributed.on_first(lambda: workdirs.claim(workdir, config))
-    workdir, host = pathlib.Path(workdir), jax.process_index()
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"process {host} does not see what process 0 wrote to --workdir={workdir}: it must "
-            f"lie where all processes see it"
-        )
-    bad_audio = "bad_audio.csv" if host == 0 else f"bad_audio_process_{host}.csv"
-    report = BadAudioReport(workdir / bad_audio, config.data.max_bad_share)
-    data = prepare_data(config, workdir, report)
-    return Opened(with_statistics(config, data.statistics), workdir, report, data)
-
-
-def with_statistics(config, found: statistics.Statistics):
-    """A copy of the config with these feature statistics."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.features.mean, config.features.deviation = found
-    return config
-
-
-def carve(config, source: Source) -> selection.Carved:
-    """selection.carve with its fields of the config."""
-    return selection.carve(
-        config.data,
-        source,
-        task=config.task,
-        patience=config.train.early_stopping,
-        seed=config.seed,
-    )
-
-
-def say_sizes(config, train_source, eval_source):
-    """Logs how many clips there are, and that few held-out ones make no figure."""
-    own = config.data.manifest or config.data.tfds_name
-    logging.info(
-        "%d clips to train on, %d held out%s",
-        *(len(train_source), len(eval_source), "" if own else ", of the synthetic corpus"),
-    )
-    if len(eval_source) < _FEW_CLIPS:
-        logging.warning(
-            "WARNING so few clips held out tell little: hold out more (data.eval_share, "
-            "data.eval_folds), or cross-validate"
-        )
-
-
-def prepare_data(config, workdir, report) -> Data:
-    """Opens the sources, and finds the feature statistics.
-
-    Labels keep the order of the workdir's checkpoint. Feature statistics are those of the config;
-    else of the checkpoint (the workdir's own, or the one of config.init_from), where there is one;
-    else they are measured.
-    """
-    own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
-    names = own["label_names"] if own and config.task != "pretrain" else None
-    train_source, eval_source = open_sources(source_spec(config), names)
-    origin = own
-    if origin is None and config.init_from:
-        origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))
-        if origin is None:
-            raise UserError(
-                f"config.init_from = {config.init_from!r} holds no checkpoint: pre-train first "
-                f"(python -m conformer_jax.main --config=configs/pretrain.py, same variant), "
-                f"or give --config.init_from='' to train from scratch"
-            )
-        _check_same_encoder(origin["config"], config)
-    found = _known_statistics(config.features, origin)
-    if found is None:
-        # From another process it comes as lists.
-        found = distributed.on_first(
-            lambda: statistics.feature_statistics(
-                config.features,
-                config.data,
-                config.synthetic,
-                train_source,
-                report,
-                workdir,
-                multi_label=config.classifier.multi_label,
-            )
-        )
-    found = statistics.Statistics(*map(tuple, found))
-    return Data(train_source, eval_source, train_source.label_names, found)
-
-
-def _known_statistics(features, origin):
-    """(mean, deviation) of config.features, else of the checkpoint `origin`, else None."""
-    if features.mean:
-        return features.mean, features.deviation
-    if origin is None:
-        return None
-    saved = origin["config"]["features"]
-    return saved["mean"], saved["deviation"]
-
-
-def _check_same_encoder(saved, config):
-    """Raises UserError where the checkpoint's encoder or features are not this config's."""
-    wanted = config.to_dict()
-    fields = []
-    for section, free in (
-        ("conformer", {"dropout", "dtype", "remat", "scan_blocks"}),
-        ("features", {"mean", "deviation"}),
-    ):
-        old = {k: v for k, v in saved[section].items() if k not in free}
-        new = {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in wanted[section].items()
-            if k not in free
-        }
-        fields += workdirs.differing_fields(old, new, f"{section}.")
-    if fields:
-        raise UserError(
-            f"config.init_from = {config.init_from!r} is a checkpoint of another architecture "
-            f"({'; '.join(fields[:4])}{' ...' if len(fields) > 4 else ''}): take the variant of "
-            f"configs/finetune.py that belongs to it"
-        )
 
 
 def _check_health(config, state, record, step, log):

@@ -13,13 +13,16 @@ class Window:
     """Sums of (sum, count) pairs over the steps of one record; the clock stands while paused.
 
     Args:
-      config: of the run, for what a step holds.
+      model: a step of it is counted in FLOPs.
+      spec: host_loader.LoaderSpec, for the clips of a step.
+      clip_s: s, length of one.
       sums: of the steps before this process, where it goes on inside a window; else None.
     """
 
-    def __init__(self, config, sums=None):
+    def __init__(self, model, spec, clip_s: float, sums=None):
         self.sums = sums
-        self._config = config
+        self._clips, self._clip_s = spec.batch_size, clip_s
+        self._flops = flops.train_step_flops(model, spec.num_samples, spec.batch_size)
         self._begun = time.perf_counter()
         self._compiling = True  # the first window holds the compilation and tells no speed
 
@@ -41,15 +44,13 @@ class Window:
         record = metrics.means(self.sums)
         now = time.perf_counter()
         if not self._compiling:
-            record |= _speed(self._config, steps, now - self._begun)
+            record |= self._speed(steps, now - self._begun)
         self.sums, self._begun, self._compiling = None, now, False
         return record
 
-
-def _speed(config, steps, seconds):
-    clips = config.data.batch_size * steps / max(seconds, 1e-9)
-    speed = {"clips_per_s": clips, "audio_hours_per_s": clips * config.data.clip_s / 3600}
-    peak = flops.peak_flops()
-    if peak:
-        speed["mfu"] = flops.train_step_flops(config) * steps / seconds / peak
-    return speed
+    def _speed(self, steps, seconds):
+        clips = self._clips * steps / max(seconds, 1e-9)
+        speed = {"clips_per_s": clips, "audio_hours_per_s": clips * self._clip_s / 3600}
+        if peak := flops.peak_flops():
+            speed["mfu"] = self._flops * steps / seconds / peak
+        return speed

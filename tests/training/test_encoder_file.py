@@ -12,7 +12,7 @@ from configs import finetune
 from conformer_jax import encoder_file as command
 from conformer_jax.data.audio import BadAudioReport
 from conformer_jax.errors import UserError
-from conformer_jax.training import checkpoint, encoder_file, loop, program
+from conformer_jax.training import checkpoint, encoder_file, opening, program
 
 ENCODER = {
     "stack": {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)},
@@ -68,9 +68,9 @@ def config():
 
 def test_the_shipped_encoder_starts_a_run(config, tmp_path):
     report = BadAudioReport(tmp_path / "bad.csv", 1.0)
-    data = loop.prepare_data(config, tmp_path, report)
+    data = opening.prepare_data(config, tmp_path, report)
     assert config.features.mean == ()  # it is not filled in
-    config = loop.with_statistics(config, data.statistics)
+    config = opening.with_statistics(config, data.statistics)
     assert len(config.features.mean) == 64  # the statistics travel in the file
     wanted = program.build(config, 20).abstract_state.params
     params, step = checkpoint.load_encoder(config.init_from, wanted)
@@ -85,7 +85,7 @@ def test_the_shipped_encoder_of_another_size_is_refused(config, tmp_path):
     config.conformer.width = 128
     report = BadAudioReport(tmp_path / "bad.csv", 1.0)
     with pytest.raises(UserError, match=r"pretrained:tiny.*conformer\.width: 144 -> 128"):
-        loop.prepare_data(config, tmp_path, report)
+        opening.prepare_data(config, tmp_path, report)
 
 
 def test_the_shipped_encoder_is_small_and_has_a_card():

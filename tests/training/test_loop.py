@@ -22,7 +22,7 @@ from conformer_jax.data.synthetic import CLASS_NAMES, SyntheticSource
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
-from conformer_jax.training import checkpoint, loop, preemption, program, selection
+from conformer_jax.training import checkpoint, loop, opening, preemption, program, selection
 
 TIMES = {"clips_per_s", "audio_hours_per_s", "mfu"}
 
@@ -225,7 +225,7 @@ def test_what_no_step_can_have_is_refused_before_data_is_opened(field, value, tm
     config.data.manifest = "nowhere.csv"
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"config.{field}"):
-        loop.open_run(config, tmp_path)
+        opening.open_run(config, tmp_path)
 
 
 def test_a_finished_run_is_not_trained_again(copy):
