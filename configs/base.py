@@ -79,7 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
         0.7  # share of the steps to fall from start to end (wav2vec 2.0: 277k of 400k)
     )
 
-    # Losses (losses.py).
+    # Losses (steps/losses.py).
     config.losses = s = ml_collections.ConfigDict()
     s.diversity_weight = 0.1  # of the codebook diversity loss, target 'gumbel' (wav2vec 2.0)
     # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label,
@@ -103,14 +103,14 @@ def get_config() -> ml_collections.ConfigDict:
         False  # False: one label a clip, cross-entropy; True: several, binary cross-entropy
     )
 
-    # Linear probe and nearest neighbours on frozen embeddings (probe.py).
+    # Linear probe and nearest neighbours on frozen embeddings (evaluation/probe.py).
     config.probe = b = ml_collections.ConfigDict()
     b.l2 = 1e-2  # weight of half the squared norm of the linear probe's standardised weights
     b.max_iterations = 100  # of L-BFGS
     b.neighbors = 20  # k of kNN (Wu et al. 2018: 200 of 1.3 M images; DINO: 20)
     b.temperature = 0.07  # a neighbour's vote is exp(cosine similarity / temperature) (likewise)
 
-    # Augmentation while fine-tuning (augment.py); 0 switches a part off.
+    # Augmentation while fine-tuning (steps/augment.py); 0 switches a part off.
     config.augment = a = ml_collections.ConfigDict()
     a.gain_db = 0.0  # dB, each clip louder or softer by up to this (ours; common: 6)
     a.shift_s = 0.0  # s, each clip turned in time by up to this, end to start (ours)
@@ -121,7 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
     a.freq_masks = 0  # SpecAugment frequency masks a clip
     a.freq_mask_bins = 12  # mel bins, widest frequency mask
 
-    # Optimizer (optimizer.py): AdamW. The paper names Adam with weight decay; the numbers are ours.
+    # Optimizer (steps/optimizer.py): AdamW. The paper names Adam with weight decay; numbers ours.
     config.optimizer = o = ml_collections.ConfigDict()
     o.learning_rate = 5e-4  # peak
     o.warmup_share = 0.08  # share of the steps in linear warm-up (wav2vec 2.0: 8 %)
@@ -139,13 +139,13 @@ def get_config() -> ml_collections.ConfigDict:
     # of each run); 1: the encoder never is. It saves no time.
     o.freeze_encoder_share = 0.0
 
-    # Device mesh (sharding.py): sizes of its axes; one of them may be -1 and takes what is left.
+    # Device mesh (training/sharding.py): sizes of its axes; one may be -1 and takes what is left.
     config.sharding = d = ml_collections.ConfigDict()
     d.data = -1  # the batch is split, parameters are copied
     d.fsdp = 1  # batch and parameters are split
     d.tensor = 1  # the widths of matrices are split
 
-    # Checkpoints (checkpoint.py).
+    # Checkpoints (training/checkpoint.py).
     config.checkpoint = p = ml_collections.ConfigDict()
     p.every_steps = 1000  # steps; one is always written at the last step; 0: only there
     p.keep_last = 2  # newest ones kept
@@ -185,7 +185,7 @@ def get_config() -> ml_collections.ConfigDict:
     y.max_classes = 3  # classes sounding in one clip, drawn from 1 to this
     y.snr_db = (0.0, 20.0)  # dB, range of events over background noise
 
-    # The loop (train.py).
+    # The loop (training/loop.py).
     config.train = r = ml_collections.ConfigDict()
     r.num_steps = 100_000
     # Passes that a step's batch is split into, to save memory; divides the batch size. Nothing else

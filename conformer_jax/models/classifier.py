@@ -1,7 +1,7 @@
 """The fine-tuned model: the pre-training Encoder, pooling over valid tokens, a linear head.
 
 The pooled vector [B, E] of a clip is its embedding, which a linear probe or its nearest neighbours
-classify as well (probe.py).
+classify as well (evaluation/probe.py).
 """
 
 import flax.linen as nn
