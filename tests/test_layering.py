@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -84,6 +85,15 @@ def test_the_table_names_every_room_and_no_room_stands_on_one_above_it():
     assert folders | {"errors"} == set(ROOMS)
     for i, (room, below) in enumerate(ROOMS.items()):
         assert set(below) <= set(list(ROOMS)[:i]), room
+
+
+def test_the_picture_and_the_readme_show_every_room_and_every_command():
+    picture = (ROOT / "docs/images/house.svg").read_text()
+    listing = (ROOT / "README.md").read_text().partition("## The house")[2]
+    commands = {path.removesuffix(".py") for path in FILES if "/" not in path} - {"__init__"}
+    for name in commands | set(ROOMS):
+        assert re.search(rf"\b{name}\b", picture), name
+        assert re.search(rf"\b{name}\b", listing), name
 
 
 def test_no_file_imports_itself_in_a_circle():
