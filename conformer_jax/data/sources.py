@@ -14,7 +14,7 @@ from conformer_jax.data.audio import (
     read_audio,
     resample,
 )
-from conformer_jax.data.holdout import hold_out, split_rows
+from conformer_jax.data.holdout import fold_names, hold_out, split_rows
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sampling import few_labels
 from conformer_jax.data.synthetic import SyntheticSource
@@ -255,8 +255,10 @@ def _tfds_sources(config):
     """Folds name splits here; without `eval_folds`: 'validation', or else a share of train."""
     data, rate = config.data, config.features.sample_rate
     splits = _tfds_builder(data.tfds_name, data.tfds_dir).info.splits
-    eval_split = "+".join(data.eval_folds) or ("validation" if "validation" in splits else "")
-    train_split = "+".join(data.train_folds) or "train"
+    eval_split = "+".join(fold_names(data.eval_folds)) or (
+        "validation" if "validation" in splits else ""
+    )
+    train_split = "+".join(fold_names(data.train_folds)) or "train"
     train = TfdsSource(data.tfds_name, train_split, data.tfds_dir, rate)
     if train.multi_label and config.task != "pretrain" and not config.classifier.multi_label:
         raise DataError(_several_labels(f"TFDS {data.tfds_name}"))
