@@ -69,7 +69,7 @@ class Estimate:
     collective_s: float
     sent: dict[str, float]  # by kind of collective
     largest: dict[str, int]  # largest single collective of each kind
-    model_flops: float  # matrix products of the model (flops.py), its share of one chip
+    model_flops: float  # matrix products of the model (models/flops.py), its share of one chip
     parts: dict[str, float]  # shares of the compute by part of the step, as `benchmark --profile`
     busy: float  # model_flops against the chip's peak over the whole step
     compile_s: float

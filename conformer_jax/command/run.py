@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import shlex
 
 from conformer_jax.training import curves, diagnostics, distributed, frozen, loop, progress
 
@@ -37,7 +38,7 @@ def _labelled(config, workdir):
         table([*rows, ("chance", chance)]),
         f"{picture}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
-        f"Next: python -m conformer_jax.report {workdir}",
+        f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
     ]
     return "\n".join(line for line in lines if line)
 
@@ -98,9 +99,9 @@ def _next(config, workdir):
         return ""
     command = config.next_command
     if str(workdir) != f"runs/{config.name}":
-        command += f" --config.init_from={workdir}"
+        command += f" --config.init_from={shlex.quote(str(workdir))}"
     if config.data.manifest:
-        command += f" --config.data.manifest={config.data.manifest}"
+        command += f" --config.data.manifest={shlex.quote(config.data.manifest)}"
     return f"Next: {command}"
 
 

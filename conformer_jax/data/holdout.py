@@ -3,6 +3,8 @@
 import collections
 import hashlib
 import logging
+import re
+import shlex
 from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
@@ -28,7 +30,7 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> Split:
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
-    train_folds, eval_folds = [str(f) for f in train_folds], [str(f) for f in eval_folds]
+    train_folds, eval_folds = fold_names(train_folds), fold_names(eval_folds)
     known = sorted({row.fold for row in rows if row.fold})
     _check_folds(known, manifest, train_folds, eval_folds)
     if eval_folds:
@@ -37,11 +39,11 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> Split:
         rows = [row for row in rows if row.fold in train_folds]
     elif known:
         logging.info(
-            "%s has folds (%s): --config.data.eval_folds=\"('%s',)\" holds one out; now a share of "
-            "%g of the clips is held out",
+            "%s has folds (%s): --config.data.eval_folds=%s holds one out; now a share of %g "
+            "of the clips is held out",
             manifest,
             ", ".join(known),
-            known[0],
+            _as_flag(known[0]),
             eval_share,
         )
     return _split_by_share(rows, manifest, eval_share)
@@ -95,6 +97,18 @@ def _split_by_share(rows, manifest, share):
         [row for i, row in enumerate(rows) if i not in chosen],
         [row for i, row in enumerate(rows) if i in chosen],
     )
+
+
+def fold_names(folds) -> tuple[str, ...]:
+    """config.data.train_folds or .eval_folds as strings; a number or a word alone is one fold."""
+    folds = folds if isinstance(folds, tuple | list) else (folds,)
+    return tuple(str(fold) for fold in folds if fold != "")
+
+
+def _as_flag(fold):
+    """As it is typed after --config.data.eval_folds=."""
+    plain = re.fullmatch(r"[A-Za-z_][\w-]*|\d+", fold)
+    return fold if plain else shlex.quote(repr((fold,)))
 
 
 def hold_out(names, share, whole) -> set[int]:

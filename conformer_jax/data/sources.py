@@ -16,7 +16,7 @@ from conformer_jax.data.audio import (
     read_audio,
     resample,
 )
-from conformer_jax.data.holdout import hold_out, split_rows
+from conformer_jax.data.holdout import fold_names, hold_out, split_rows
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sampling import few_labels
 from conformer_jax.data.synthetic import SyntheticSource, SyntheticSpec
@@ -321,8 +321,10 @@ def _tfds_sources(spec):
     """Folds name splits here; without `eval_folds`: 'validation', or else a share of train."""
     name, folder, rate = spec.tfds_name, spec.tfds_dir, spec.sample_rate
     splits = _tfds_builder(name, folder).info.splits
-    eval_split = "+".join(spec.eval_folds) or ("validation" if "validation" in splits else "")
-    train_split = "+".join(spec.train_folds) or "train"
+    eval_split = "+".join(fold_names(spec.eval_folds)) or (
+        "validation" if "validation" in splits else ""
+    )
+    train_split = "+".join(fold_names(spec.train_folds)) or "train"
     train = TfdsSource(name, train_split, folder, rate)
     if train.multi_label and spec.labelled and not spec.multi_label:
         raise DataError(_several_labels(f"TFDS {name}"))

@@ -32,7 +32,7 @@ def measure(config, *, steps: int = 20, profile: str | None = None) -> dict:
     """Takes all the measurements.
 
     Args:
-      config: the full config (configs/base.py); not changed.
+      config: the full config (conformer_jax/fields.py); not changed.
       steps: timed ones, of each kind, at least 1.
       profile: folder for a trace of a few steps.
 

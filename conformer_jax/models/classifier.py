@@ -1,7 +1,7 @@
 """The fine-tuned model: the pre-training Encoder, pooling over valid tokens, a linear head.
 
 The pooled vector [B, E] of a clip is its embedding, which a linear probe or its nearest neighbours
-classify as well (probe.py).
+classify as well (evaluation/probe.py).
 """
 
 import flax.linen as nn
@@ -21,7 +21,8 @@ def pool(x, valid, pooling: str):
     """Pools the valid tokens: x [B, T, D], valid [B, T] -> [B, D]; 0 where none is valid.
 
     'statistics' is mean and deviation side by side, [B, 2 D] (Snyder et al. 2018, x-vectors): the
-    blocks end in a LayerNorm, whose mean over time alone says little of a sound.
+    blocks end in a LayerNorm, whose mean over time alone says little of a sound. Besides, there are
+    'mean' and 'max'; ValueError for any other word.
     """
     real = valid[..., None]
     if pooling == "max":
@@ -31,6 +32,8 @@ def pool(x, valid, pooling: str):
     mean = jnp.where(real, x, 0.0).sum(1) / count
     if pooling == "mean":
         return mean
+    if pooling != "statistics":
+        raise ValueError(f"pooling {pooling!r}: 'mean', 'max' or 'statistics'")
     variance = jnp.where(real, jnp.square(x - mean[:, None]), 0.0).sum(1) / count
     # The slope of a root at 0, of a clip of one token, would be infinite.
     return jnp.concatenate([mean, jnp.sqrt(variance + 1e-8) - 1e-4], axis=-1)

@@ -39,7 +39,7 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSpec:
-    """Sizes of an Encoder; the fields are those of `config.conformer` (see configs/base.py).
+    """Sizes of an Encoder; the fields are those of `config.conformer` (conformer_jax/fields.py).
 
     Raises:
       ValueError: a field out of range, named.
@@ -68,7 +68,7 @@ class EncoderSpec:
             if wrong:
                 raise ValueError(
                     f"config.conformer.{field} = {getattr(self, field)!r} does not fit "
-                    f"(see its comment in configs/base.py)"
+                    f"(see its comment in conformer_jax/fields.py)"
                 )
 
 

@@ -20,7 +20,7 @@ MEL_SCALES = ("slaney", "htk")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSpec:
-    """Settings of `log_mel`; the fields are those of `config.features` (see configs/base.py).
+    """Settings of `log_mel`; the fields are those of `config.features` (conformer_jax/fields.py).
 
     Raises:
       ValueError: a field out of range, named.
@@ -54,7 +54,7 @@ class FeatureSpec:
             if wrong:
                 raise ValueError(
                     f"config.features.{field} = {getattr(self, field)!r} does not fit the other "
-                    f"fields of config.features (see its comment in configs/base.py)"
+                    f"fields of config.features (see its comment in conformer_jax/fields.py)"
                 )
 
     @property

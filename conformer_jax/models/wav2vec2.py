@@ -4,7 +4,7 @@ tokens   = LayerNorm(Linear(stacked log-mel frames))          never masked for t
 context  = Encoder(tokens, masked ones replaced by one learned vector)
 targets  = Linear(tokens)                                     target='linear', the paper
          | Linear(quantizer(tokens))                          target='gumbel', wav2vec 2.0
-loss     = contrastive(context[masked], targets[masked])      losses.py
+loss     = contrastive(context[masked], targets[masked])      steps/losses.py
 """
 
 import dataclasses

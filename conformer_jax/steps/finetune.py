@@ -144,7 +144,7 @@ def finetune_eval_step(train_state: state.TrainState, batch, key: jax.Array):
 
 
 def finetune_embed_step(train_state: state.TrainState, batch):
-    """Embeddings of one batch, as probe.py takes them.
+    """Embeddings of one batch, as evaluation/probe.py takes them.
 
     Returns:
       `embedding` [B, E] float32, `labels` [B, C], `valid` [B].

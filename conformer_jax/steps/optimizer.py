@@ -35,7 +35,7 @@ def make_optimizer(
         None for a model without a head.
 
     Raises:
-      ValueError: a field out of range, or one that needs a depth where there is none.
+      ValueError: a field that needs a depth where there is none.
     """
     _check(config, depth)
     schedule = make_schedule(config, num_steps)
@@ -130,17 +130,6 @@ def _depth_counts(config):
 
 
 def _check(config, depth):
-    problems = {
-        "layer_decay": not 0 < config.layer_decay <= 1,
-        "head_multiplier": config.head_multiplier <= 0,
-        "freeze_encoder_share": not 0 <= config.freeze_encoder_share <= 1,
-    }
-    for field, wrong in problems.items():
-        if wrong:
-            raise ValueError(
-                f"config.optimizer.{field} = {config[field]} is out of range (see its comment in "
-                f"configs/base.py)"
-            )
     if depth is None and _depth_counts(config):
         fields = ", ".join(field for field in _BY_DEPTH if config[field] != _BY_DEPTH[field])
         raise ValueError(f"config.optimizer: {fields}: for fine-tuning only, leave the default")

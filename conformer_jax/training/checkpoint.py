@@ -200,7 +200,7 @@ class Checkpoints:
 
 def read_meta(workdir) -> dict | None:
     """`meta` of the newest readable checkpoint of a run, None where the run has none; or of a file
-    that encoder_file.py knows."""
+    that training/encoder_file.py knows."""
     if file := encoder_file.find(workdir):
         return encoder_file.load(file)[0]
     directory = pathlib.Path(workdir) / "checkpoints"

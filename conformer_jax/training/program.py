@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from conformer_jax import fields
 from conformer_jax.errors import UserError
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
@@ -145,17 +146,16 @@ def without_statistics(config):
 
 
 def check(config) -> None:
-    """Raises UserError for a task that there is not, and for sizes that no step has."""
-    if config.task not in TASKS:
-        raise UserError(f"config.task = {config.task!r}: choose one of {', '.join(TASKS)}")
-    for name, value in (
-        ("data.batch_size", config.data.batch_size),
-        ("data.eval_batch_size", config.data.eval_batch_size),
-        ("data.clip_s", config.data.clip_s),
-        ("optimizer.learning_rate", config.optimizer.learning_rate),
-    ):
-        if not value > 0:
-            raise UserError(f"config.{name} = {value}: it must be above 0")
+    """Raises UserError for a value out of range, and for a head that the task has no use for."""
+    fields.check(config)
+    probes = config.task in ("linear_probe", "knn") or (
+        config.task == "finetune" and config.classifier.init == "probe"
+    )
+    if probes and config.classifier.pooling == "linear_softmax":
+        raise UserError(
+            "config.classifier.pooling = 'linear_softmax' pools probabilities, and a probe needs "
+            "vectors: choose another pooling"
+        )
 
 
 def make_model(config, num_classes: int = 0) -> nn.Module:
@@ -182,8 +182,6 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
       UserError: a field that does not fit.
     """
     check(config)
-    if config.task != "pretrain":
-        _check_probe(config)
     key = _key(config, num_classes)
     same = prepared is not None and prepared.key == key
     mesh = prepared.mesh if same else sharding.make_mesh(config.sharding, devices)
@@ -242,36 +240,13 @@ def _compiled_lazily(parts, init, shapes, schedule, mesh, key):
     )
 
 
-def _check_probe(config):
-    """Raises UserError where config.classifier and config.probe do not fit the task."""
-    if config.classifier.init not in ("random", "probe"):
-        raise UserError(
-            f"config.classifier.init = {config.classifier.init!r}: choose 'random' or 'probe'"
-        )
-    probes = config.task != "finetune" or config.classifier.init == "probe"
-    if probes and config.classifier.pooling == "linear_softmax":
-        raise UserError(
-            "config.classifier.pooling = 'linear_softmax' pools probabilities, and a probe needs "
-            "vectors: choose another pooling"
-        )
-    options = config.probe
-    for field, fits in (
-        ("neighbors", options.neighbors >= 1),
-        ("temperature", options.temperature > 0),
-        ("l2", options.l2 >= 0),
-        ("max_iterations", options.max_iterations >= 1),
-    ):
-        if not fits:
-            raise UserError(f"config.probe.{field} = {options[field]} is too small")
-
-
 def _key(config, num_classes):
     """All of a config that enters its program, and a little more."""
-    fields = config.to_dict()
+    content = config.to_dict()
     for field in ("name", "seed", "init_from", "next_command", "compare_with_scratch"):
-        del fields[field]
+        del content[field]
     for section in ("checkpoint", "data", "synthetic", "probe"):
-        del fields[section]
-    train = {field: fields["train"][field] for field in ("num_steps", "accumulate")}
+        del content[section]
+    train = {field: content["train"][field] for field in ("num_steps", "accumulate")}
     task = "pretrain" if config.task == "pretrain" else "labels"
-    return repr((num_classes, {**fields, "train": train, "task": task}))
+    return repr((num_classes, {**content, "train": train, "task": task}))

@@ -39,11 +39,6 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
       UserError: the fields do not fit the task, each other or the clips.
     """
     share = data.validation_share
-    if not 0 <= share < 1 or patience < 0:
-        raise UserError(
-            f"config.data.validation_share = {share}, config.train.early_stopping = {patience}: "
-            f"the share is from 0 to below 1, the number of evaluations 0 or more"
-        )
     if patience and not share:
         raise UserError(
             "config.train.early_stopping needs clips to judge by that are not the held-out ones: "

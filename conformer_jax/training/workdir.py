@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+from conformer_jax import fields
 from conformer_jax.errors import UserError
 
 # What may change between a run and its continuation: nothing that enters the parameters.
@@ -39,7 +40,7 @@ def claim(workdir, config) -> None:
     check_path(workdir)
     path = pathlib.Path(workdir)
     file = path / "config.json"
-    wanted = json.loads(json.dumps(config.to_dict()))
+    wanted = fields.saved(config)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # A run that failed before its first save has nothing to protect.
@@ -89,14 +90,15 @@ def _short(value):
 
 def _compare(saved, wanted, path):
     fixed = _CHOOSES_THE_END if wanted["data"]["validation_share"] else ()
-    fields = [
+    differing = [
         f
-        for f in differing_fields(saved, wanted)
-        if not f.startswith(_MAY_CHANGE) or f.startswith(fixed)
+        for f in differing_fields(fields.with_defaults(saved), wanted)
+        if fields.is_read(f.partition(":")[0], wanted)
+        and (not f.startswith(_MAY_CHANGE) or f.startswith(fixed))
     ]
-    if fields:
-        more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"{path} holds a run of another config ({'; '.join(fields[:4])}{more}): "
+            f"{path} holds a run of another config ({'; '.join(differing[:4])}{more}): "
             f"choose another --workdir, or delete it to start again"
         )

@@ -91,7 +91,7 @@ def shapes_of(target):
 
 @pytest.mark.parametrize("target", ["linear", "gumbel", "classifier"])
 def test_only_matrices_are_decayed(target):
-    """configs/base.py: 'decoupled, on matrices only (no bias, norm or embedding)'."""
+    """conformer_jax/fields.py: 'decoupled, on matrices only (no bias, norm or embedding)'."""
     params = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes_of(target))
     transform, _ = optimizer.make_optimizer(settings(weight_decay=0.5, learning_rate=0.1), 10)
     after = run(transform, params, jax.tree.map(np.zeros_like, params), 2)
