@@ -31,6 +31,7 @@ from conformer_jax.models import flops
 from conformer_jax.steps import metrics
 from conformer_jax.training import (
     checkpoint,
+    curves,
     diagnostics,
     distributed,
     preemption,
@@ -146,7 +147,7 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     finished = "best_step" in (restored or {})  # perhaps before num_steps
     fresh = preempted is not None  # whether the step has not been evaluated and saved
     keep_eval = restored is not None and not fresh  # without a checkpoint it is another task's
-    log = progress.Log(config, workdir, start_step, keep_eval=keep_eval, active=host == 0)
+    log = open_log(config, workdir, start_step, keep_eval=keep_eval)
     watch = preemption.Watch()
     try:
         if host == 0:
@@ -300,6 +301,19 @@ def carve(config, source: Source) -> selection.Carved:
     )
 
 
+def open_log(config, workdir, start_step: int, *, keep_eval: bool = True) -> progress.Log:
+    """progress.Log with its fields of the config; process 0 writes."""
+    return progress.Log(
+        workdir,
+        start_step,
+        name=config.name,
+        num_steps=config.train.num_steps,
+        heading=curves.heading_of(config),
+        keep_eval=keep_eval,
+        active=jax.process_index() == 0,
+    )
+
+
 def say_sizes(config, train_source, eval_source):
     """Logs how many clips there are, and that few held-out ones make no figure."""
     own = config.data.manifest or config.data.tfds_name
@@ -428,5 +442,5 @@ def _check_health(config, state, record, step, log):
         )
     if config.task == "pretrain" and step > 0.2 * config.train.num_steps:
         watched = ("target_deviation", "code_perplexity", "finite")
-        for problem in diagnostics.problems(config, record, watched):
+        for problem in diagnostics.problems(diagnostics.guess_of(config), record, watched):
             log.warn(problem)
