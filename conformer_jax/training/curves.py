@@ -37,9 +37,8 @@ class Heading(NamedTuple):
 def heading_of(config) -> Heading:
     """From the full config."""
     guess = diagnostics.guess_of(config)
-    return Heading(
-        config.name if guess is None else f"{config.name}, target {config.target}", guess
-    )
+    title = config.name if guess is None else f"{config.name}, target {config.target}"
+    return Heading(title, guess)
 
 
 def draw(heading: Heading, records: list[dict], path, control: list[dict] | None = None) -> None:
