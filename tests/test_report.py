@@ -169,7 +169,8 @@ def test_a_curve_is_drawn_where_its_values_are(folders):
 
 def test_the_healthy_range_is_shaded_and_chance_is_marked(folders):
     run = runs.read_run("a run", folders[0])
-    healthy = diagnostics.healthy_ranges(run.config, run.last("eval"))["contrastive_loss"]
+    guess = diagnostics.guess_of(run.config)
+    healthy = diagnostics.healthy_ranges(guess, run.last("eval"))["contrastive_loss"]
     figure = _chart(folders[0], "Contrastive loss ")
     svg = next(a for tag, a, _ in figure if tag == "svg" and "chart" in a["class"])
     _, top, _, height = map(float, svg["data-box"].split())

@@ -19,7 +19,7 @@ def run(config, workdir) -> str:
 def _pretrain(config, workdir):
     result = loop.train_and_evaluate(config, workdir)
     lines = [
-        diagnostics.summary(config, result.train, result.held_out),
+        diagnostics.summary(diagnostics.guess_of(config), result.train, result.held_out),
         f"Curves: {workdir}/curves.png, checkpoints: {workdir}/checkpoints",
         _bad_audio(workdir),
         _next(config, workdir),
@@ -78,7 +78,7 @@ def _draw_both(config, workdir):
         progress.read_records(folder / "metrics.jsonl") for folder in (workdir, workdir / "scratch")
     )
     try:
-        curves.draw(config, own, workdir / "curves.png", scratch)
+        curves.draw(curves.heading_of(config), own, workdir / "curves.png", scratch)
     except OSError as error:
         logging.warning("curves.png not written: %s", error)
 

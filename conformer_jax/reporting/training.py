@@ -154,7 +154,7 @@ def verdict(run) -> Markup:
         return Markup()
     record = _newest(run) | diagnostics.final_record(run.last("train"), run.last("eval"))
     record = {name: math.nan if value is None else value for name, value in record.items()}
-    found = diagnostics.problems(run.config, record)
+    found = diagnostics.problems(diagnostics.guess_of(run.config), record)
     if not found:
         return tag(
             "p",
@@ -207,7 +207,7 @@ def _band(run, name):
     if run.task != "pretrain" or run.config is None or newest is None:
         return None
     name = "code_perplexity" if name.startswith("code_perplexity") else name
-    healthy = diagnostics.healthy_ranges(run.config, newest).get(name)
+    healthy = diagnostics.healthy_ranges(diagnostics.guess_of(run.config), newest).get(name)
     return healthy and (healthy.low, healthy.high, "healthy")
 
 

@@ -1,6 +1,7 @@
 """curves.png: the curves of one run, healthy ranges shaded."""
 
 import math
+from typing import NamedTuple
 
 import matplotlib
 
@@ -26,24 +27,39 @@ _FINETUNE_PANELS = (
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
 
 
-def draw(config, records: list[dict], path, control: list[dict] | None = None) -> None:
+class Heading(NamedTuple):
+    """title: of the picture; guess: of a pre-training run, else None."""
+
+    title: str
+    guess: diagnostics.Guess | None
+
+
+def heading_of(config) -> Heading:
+    """From the full config."""
+    guess = diagnostics.guess_of(config)
+    title = config.name if guess is None else f"{config.name}, target {config.target}"
+    return Heading(title, guess)
+
+
+def draw(heading: Heading, records: list[dict], path, control: list[dict] | None = None) -> None:
     """Draws the records of metrics.jsonl to a PNG.
 
     Args:
-      config: of the run.
+      heading: of the run.
       records: [{'step': ..., 'split': 'train' | 'validation' | 'eval', name: value, ...}].
       path: of the PNG.
       control: records of the same from scratch, drawn beside them.
     """
-    pretrain = config.task == "pretrain"
+    guess = heading.guess
+    pretrain = guess is not None
     panels = list(_PRETRAIN_PANELS if pretrain else _FINETUNE_PANELS)
-    if config.target == "gumbel" and pretrain:
+    if pretrain and guess.num_entries is not None:
         panels[-1] = _CODE_PANEL
     columns = 3 if len(panels) > 4 else 2
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), squeeze=False)
     newest = next((r for r in reversed(records) if r.get("chance_accuracy") is not None), None)
-    ranges = diagnostics.healthy_ranges(config, newest) if pretrain and newest else {}
+    ranges = diagnostics.healthy_ranges(guess, newest) if pretrain and newest else {}
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         _panel(axis, title, names, records, ranges)
         if control:
@@ -52,13 +68,13 @@ def draw(config, records: list[dict], path, control: list[dict] | None = None) -
         if chance is not None:
             axis.axhline(chance, color="grey", linestyle=":", label="chance")
     if ranges:
-        guess = math.log(1 + config.wav2vec2.num_distractors)
-        axes.flat[0].axhline(guess, color="grey", linestyle=":", label="chance")
+        loss = math.log(1 + guess.num_distractors)
+        axes.flat[0].axhline(loss, color="grey", linestyle=":", label="chance")
         axes.flat[1].axhline(newest["chance_accuracy"], color="grey", linestyle=":", label="chance")
     for axis in axes.flat:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
-    figure.suptitle(f"{config.name}, target {config.target}" if pretrain else config.name)
+    figure.suptitle(heading.title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -18,17 +18,32 @@ class Range:
     advice: str
 
 
-def healthy_ranges(config, record: dict) -> dict[str, Range]:
-    """Metric name -> range, for a pre-training config.
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """What guessing depends on in pre-training: K; V of each group, None without a codebook."""
+
+    num_distractors: int
+    num_entries: int | None
+
+
+def guess_of(config) -> Guess | None:
+    """From the full config; None of another task than pre-training."""
+    if config.task != "pretrain":
+        return None
+    entries = config.quantizer.num_entries if config.target == "gumbel" else None
+    return Guess(config.wav2vec2.num_distractors, entries)
+
+
+def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
+    """Metric name -> range, of a pre-training run.
 
     `record` is a logged one: the accuracy of guessing and the similarity to the distractors, which
     two of the ranges start from, depend on the clips and on the use of the codebook.
     """
-    distractors = config.wav2vec2.num_distractors
     ranges = {
         "contrastive_loss": Range(
             0.0,
-            math.log(1 + distractors) - 0.2,
+            math.log(1 + guess.num_distractors) - 0.2,
             "the loss is still near chance: train longer; where it has stopped falling, lower "
             "optimizer.learning_rate, where it falls slowly, raise it",
         ),
@@ -58,10 +73,10 @@ def healthy_ranges(config, record: dict) -> dict[str, Range]:
             "optimizer.learning_rate or look for broken audio",
         ),
     }
-    if config.target == "gumbel":
+    if guess.num_entries is not None:
         ranges["code_perplexity"] = Range(
-            0.1 * config.quantizer.num_entries,
-            config.quantizer.num_entries,
+            0.1 * guess.num_entries,
+            guess.num_entries,
             "the codebook has collapsed to few entries: raise losses.diversity_weight or "
             "quantizer.temperature_end",
         )
@@ -95,18 +110,18 @@ def code_metrics(code_use: np.ndarray) -> dict[str, float]:
     return result | {"code_perplexity": lowest}
 
 
-def problems(config, record: dict, metrics=None) -> list[str]:
+def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
     """One sentence for every metric of `record` outside its healthy range.
 
     Args:
-      config: of the run.
+      guess: of the run.
       record: one logged record, name -> value.
       metrics: only look at these.
     """
     if record["chance_accuracy"] == 0:
         return ["nothing was masked: the clips are too short; raise data.clip_s"]
     found = []
-    for name, healthy in healthy_ranges(config, record).items():
+    for name, healthy in healthy_ranges(guess, record).items():
         value = record.get(name)
         if value is None or (metrics is not None and name not in metrics):
             continue
@@ -127,27 +142,27 @@ def final_record(train: dict, held_out: dict) -> dict:
     return {**train, **held_out, **spread}
 
 
-def summary(config, train: dict, held_out: dict) -> str:
+def summary(guess: Guess, train: dict, held_out: dict) -> str:
     """Whether a finished pre-training run looks healthy, in a few lines of plain words.
 
     Args:
-      config: of the run.
+      guess: of the run.
       train: last logged record; held_out: last evaluation.
     """
     # metrics.jsonl holds None for what was not finite.
     held_out = {name: math.nan if value is None else value for name, value in held_out.items()}
-    guess = math.log(1 + config.wav2vec2.num_distractors)
+    chance = math.log(1 + guess.num_distractors)
     lines = [
         f"held-out contrastive accuracy {held_out['contrastive_accuracy']:.3f} (chance "
         f"{held_out['chance_accuracy']:.3f}), loss {held_out['contrastive_loss']:.3f} (chance "
-        f"{guess:.3f}); targets spread {held_out['target_deviation']:.2f} of 1"
+        f"{chance:.3f}); targets spread {held_out['target_deviation']:.2f} of 1"
     ]
     if "code_perplexity" in held_out:
         used = min(value for name, value in held_out.items() if name.startswith("code_used_"))
         lines.append(
             f"codebook perplexity {held_out['code_perplexity']:.0f} of "
-            f"{config.quantizer.num_entries}, {used:.0%} of the entries used"
+            f"{guess.num_entries}, {used:.0%} of the entries used"
         )
-    found = problems(config, final_record(train, held_out))
+    found = problems(guess, final_record(train, held_out))
     lines.append("The run looks healthy." if not found else "The run does not look healthy:")
     return "\n".join(lines + [f"  - {problem}" for problem in found])

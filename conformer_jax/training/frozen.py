@@ -11,7 +11,7 @@ import jax
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import evaluate as evaluating
-from conformer_jax.training import initial, loop, opening, program, progress
+from conformer_jax.training import initial, loop, opening, program
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -60,7 +60,7 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
         held_out["train_accuracy"] = record["accuracy"]
     if host == 0:  # of another task in the same folder
         (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    log = progress.Log(config, workdir, 0, active=host == 0)
+    log = opening.open_log(config, workdir, 0)
     log.write(0, "eval", held_out)
     log.close()
     if host == 0:

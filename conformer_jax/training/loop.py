@@ -33,7 +33,6 @@ from conformer_jax.training import (
     opening,
     preemption,
     program,
-    progress,
     window,
 )
 from conformer_jax.training import evaluate as evaluating
@@ -142,9 +141,7 @@ class _Run:
         step = self.begun.step
         if step:
             logging.info("going on from step %d of %s", step, self._workdir)
-        self.log = progress.Log(
-            config, self._workdir, step, keep_eval=self.begun.evaluated, active=self._first
-        )
+        self.log = opening.open_log(config, self._workdir, step, keep_eval=self.begun.evaluated)
         if self._first:
             predictions.drop_other(self._predictions, self.log.last("eval").get("step"))
         self.evaluate = evaluating.Evaluator(
@@ -224,5 +221,5 @@ def _check_health(config, state, record, step, log):
         )
     if config.task == "pretrain" and step > 0.2 * config.train.num_steps:
         watched = ("target_deviation", "code_perplexity", "finite")
-        for problem in diagnostics.problems(config, record, watched):
+        for problem in diagnostics.problems(diagnostics.guess_of(config), record, watched):
             log.warn(problem)

@@ -9,7 +9,15 @@ import jax
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, open_sources, source_spec
 from conformer_jax.errors import UserError
-from conformer_jax.training import checkpoint, distributed, program, selection, statistics
+from conformer_jax.training import (
+    checkpoint,
+    curves,
+    distributed,
+    program,
+    progress,
+    selection,
+    statistics,
+)
 from conformer_jax.training import workdir as workdirs
 
 _FEW_CLIPS = 10  # held out; fewer make no figure
@@ -72,6 +80,19 @@ def carve(config, source: Source) -> selection.Carved:
         task=config.task,
         patience=config.train.early_stopping,
         seed=config.seed,
+    )
+
+
+def open_log(config, workdir, start_step: int, *, keep_eval: bool = True) -> progress.Log:
+    """progress.Log with its fields of the config; process 0 writes."""
+    return progress.Log(
+        workdir,
+        start_step,
+        name=config.name,
+        num_steps=config.train.num_steps,
+        heading=curves.heading_of(config),
+        keep_eval=keep_eval,
+        active=jax.process_index() == 0,
     )
 
 

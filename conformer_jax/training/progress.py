@@ -36,18 +36,29 @@ class Log:
     are dropped, so metrics.jsonl reads as if nothing had happened.
 
     Args:
-      config: of the run.
-      workdir: its folder.
+      workdir: folder of the run.
       start_step: step at which this process begins.
+      name: of the run, config.name.
+      num_steps: of the whole run, config.train.num_steps.
+      heading: of curves.png.
       keep_eval: whether that step's evaluation, where there is one, is kept.
       active: whether to write.
     """
 
     def __init__(
-        self, config, workdir, start_step: int, *, keep_eval: bool = True, active: bool = True
+        self,
+        workdir,
+        start_step: int,
+        *,
+        name: str,
+        num_steps: int,
+        heading: curves.Heading,
+        keep_eval: bool = True,
+        active: bool = True,
     ):
         self.step = 0  # of the newest train record
-        self._config, self._workdir, self._active = config, workdir, active
+        self._num_steps, self._heading = num_steps, heading
+        self._workdir, self._active = workdir, active
         self._path = workdir / "metrics.jsonl"
         self._warned = set()
         self._start, self._begun = start_step, None  # since when time and steps are counted
@@ -68,9 +79,9 @@ class Log:
             str(workdir / "tensorboard"), purge_step=start_step + 1
         )
         self._bar = tqdm.tqdm(
-            total=config.train.num_steps,
+            total=num_steps,
             initial=start_step,
-            desc=config.name,
+            desc=name,
             unit="step",
             dynamic_ncols=True,
             # Short enough for 80 columns; the bar itself takes what is left.
@@ -103,7 +114,7 @@ class Log:
             self._say(f"step {step} {of}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
         elif self._bar.disable:
             self._say(
-                f"step {step}/{self._config.train.num_steps}: "
+                f"step {step}/{self._num_steps}: "
                 + ", ".join(f"{k} {v}" for k, v in shown.items())
                 + self._time_left(step)
             )
@@ -140,7 +151,7 @@ class Log:
         if len({record["step"] for record in self._records}) < 2:  # a probe has no steps
             return
         try:
-            curves.draw(self._config, self._records, self._workdir / "curves.png")
+            curves.draw(self._heading, self._records, self._workdir / "curves.png")
         except OSError as error:
             logging.warning("curves.png not written: %s", error)
 
@@ -150,7 +161,7 @@ class Log:
             self._begun, self._start = now, step
             return ""
         seconds = (now - self._begun) / max(step - self._start, 1)
-        left = tqdm.tqdm.format_interval(seconds * (self._config.train.num_steps - step))
+        left = tqdm.tqdm.format_interval(seconds * (self._num_steps - step))
         return f", {left} left"
 
     def _say(self, text):

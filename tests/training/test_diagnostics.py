@@ -20,10 +20,10 @@ HEALTHY = {
 
 
 @pytest.fixture
-def config():
+def guess():
     config = pretrain.get_config()
     config.target = "gumbel"
-    return config
+    return diagnostics.guess_of(config)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def config():
         ("code_perplexity", 1.2, "diversity_weight"),
     ],
 )
-def test_each_trouble_is_named_with_its_mend(config, name, value, mend):
-    assert diagnostics.problems(config, HEALTHY) == []
-    assert "looks healthy" in diagnostics.summary(config, HEALTHY, HEALTHY)
+def test_each_trouble_is_named_with_its_mend(guess, name, value, mend):
+    assert diagnostics.problems(guess, HEALTHY) == []
+    assert "looks healthy" in diagnostics.summary(guess, HEALTHY, HEALTHY)
     sick = HEALTHY | {name: value}
-    (problem,) = diagnostics.problems(config, sick)
+    (problem,) = diagnostics.problems(guess, sick)
     assert problem.startswith(f"{name} is {value:.3g}")
     assert mend in problem
-    assert "does not look healthy" in diagnostics.summary(config, sick, sick)
+    assert "does not look healthy" in diagnostics.summary(guess, sick, sick)
 
 
-def test_the_spread_of_targets_is_judged_on_a_batch_of_training(config):
+def test_the_spread_of_targets_is_judged_on_a_batch_of_training(guess):
     few_clips = HEALTHY | {"target_deviation": 0.2}
-    assert "looks healthy" in diagnostics.summary(config, HEALTHY, few_clips)
-    assert "collapsed" in diagnostics.summary(config, few_clips, HEALTHY)
+    assert "looks healthy" in diagnostics.summary(guess, HEALTHY, few_clips)
+    assert "collapsed" in diagnostics.summary(guess, few_clips, HEALTHY)
 
 
 def test_codebook_use_tells_collapse_from_an_even_spread():

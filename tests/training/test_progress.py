@@ -21,8 +21,8 @@ def shown(tmp_path, monkeypatch, columns):
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         config = pretrain.get_config()
-        config.train.num_steps = 200
-        log = progress.Log(config, tmp_path, 0)
+        heading = curves.heading_of(config)
+        log = progress.Log(tmp_path, 0, name=config.name, num_steps=200, heading=heading)
         for step in (1, 120):
             log.write(step, "train", RECORD)
             log.advance(step)
@@ -58,9 +58,9 @@ def test_curves_show_the_control_beside_the_run(tmp_path):
         for split in ("train", "eval")
     ]
     lower = [record | {"accuracy": 0.05} for record in records]
-    config = finetune.get_config("smoke")
-    curves.draw(config, records, tmp_path / "alone.png")
-    curves.draw(config, records, tmp_path / "both.png", lower)
+    heading = curves.heading_of(finetune.get_config("smoke"))
+    curves.draw(heading, records, tmp_path / "alone.png")
+    curves.draw(heading, records, tmp_path / "both.png", lower)
     alone, both = (plt.imread(tmp_path / name) for name in ("alone.png", "both.png"))
     red = [(image[..., 0] - image[..., 1:3].max(-1) > 0.6).sum() for image in (alone, both)]
     assert red[0] == 0
