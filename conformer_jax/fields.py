@@ -270,15 +270,12 @@ def check(config) -> None:
 
 def saved(config) -> dict:
     """A config as config.json holds it; folds are strings, however they were given."""
-    content = json.loads(json.dumps(config.to_dict()))
-    for field in ("train_folds", "eval_folds"):
-        content["data"][field] = [str(fold) for fold in content["data"][field]]
-    return content
+    return _with_named_folds(json.loads(json.dumps(config.to_dict())))
 
 
 def with_defaults(content: dict) -> dict:
     """A saved config of an earlier version: fields that it lacks have their defaults."""
-    return _merged(saved(get_config()), content)
+    return _with_named_folds(_merged(saved(get_config()), content))
 
 
 def is_read(name: str, config: dict) -> bool:
@@ -324,6 +321,18 @@ def _value(config, name):
     for part in name.split("."):
         config = config[part]
     return config
+
+
+def _with_named_folds(content: dict) -> dict:
+    data = content["data"]
+    if isinstance(data, dict):
+        named = {
+            field: [str(fold) for fold in data[field]]
+            for field in ("train_folds", "eval_folds")
+            if isinstance(data[field], list)
+        }
+        content = {**content, "data": {**data, **named}}
+    return content
 
 
 def _merged(defaults: dict, content: dict) -> dict:

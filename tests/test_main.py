@@ -84,6 +84,7 @@ def test_help_lists_the_flags_that_all_commands_share():
         (["--config.conformer.num_heads=3"], ["config.conformer.num_heads"]),
         (["--config.sharding.data=7"], ["config.sharding", "device"]),
         (["--config.data.loader=grain"], ["config.data.loader", "threads"]),
+        (["--config.data.workers=0"], ["config.data.workers = 0", "at least 1 and at most 256"]),
     ],
 )
 def test_a_wrong_field_is_named_in_one_line(fields, expected, tmp_path):

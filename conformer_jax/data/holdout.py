@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import json
 import logging
 import re
 import shlex
@@ -108,7 +109,7 @@ def fold_names(folds) -> tuple[str, ...]:
 def _as_flag(fold):
     """As it is typed after --config.data.eval_folds=."""
     plain = re.fullmatch(r"[A-Za-z_][\w-]*|\d+", fold)
-    return fold if plain else shlex.quote(repr((fold,)))
+    return fold if plain else shlex.quote(f"({json.dumps(fold, ensure_ascii=False)},)")
 
 
 def hold_out(names, share, whole) -> set[int]:

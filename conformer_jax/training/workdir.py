@@ -89,6 +89,8 @@ def _short(value):
 
 
 def _compare(saved, wanted, path):
+    if not isinstance(saved, dict):
+        raise ValueError("no object")
     fixed = _CHOOSES_THE_END if wanted["data"]["validation_share"] else ()
     differing = [
         f

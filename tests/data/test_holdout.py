@@ -6,7 +6,7 @@ import random
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.holdout import split_rows
+from conformer_jax.data.holdout import fold_names, split_rows
 from conformer_jax.data.manifest import Row
 
 
@@ -32,6 +32,23 @@ def test_folds_are_compared_as_strings():
     assert {r.fold for r in held_out} == {"5"}
     train, held_out = split_rows(rows, "m.csv", ("1", 2), ("3",), 0.05)
     assert ({r.fold for r in train}, {r.fold for r in held_out}) == ({"1", "2"}, {"3"})
+
+
+def test_a_number_or_a_word_alone_is_one_fold():
+    assert fold_names(1) == fold_names("1") == fold_names((1,)) == ("1",)
+    assert fold_names("dev") == fold_names(["dev"]) == ("dev",)
+    assert fold_names(()) == fold_names("") == ()
+
+
+@pytest.mark.parametrize(
+    ("fold", "typed"),
+    [("1", "=1 holds"), ("dev-2", "=dev-2 holds"), ("a b", "='(\"a b\",)' holds")],
+)
+def test_the_hint_is_what_can_be_typed(fold, typed, caplog):
+    rows = [row._replace(fold=fold) for row in rows_of(9)]
+    with caplog.at_level("INFO"):
+        split_rows(rows, "m.csv", (), (), 0.1)
+    assert "--config.data.eval_folds" + typed in caplog.text
 
 
 def test_train_folds_alone_hold_out_a_share_of_them():

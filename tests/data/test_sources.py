@@ -375,7 +375,11 @@ def tfds_dir(tmp_path_factory):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(12), "test": self._generate_examples(3)}
+            return {
+                "train": self._generate_examples(12),
+                "test": self._generate_examples(3),
+                "1": self._generate_examples(2),
+            }
 
         def _generate_examples(self, n):
             for i in range(n):
@@ -412,6 +416,9 @@ def test_tfds_splits_by_config(tfds_dir):
         source_spec(config_of(**data, task="finetune", eval_folds=("test",), labels_per_class=2))
     )
     assert (len(train), len(held_out), train.label_names) == (4, 3, ("zebra", "ape"))
+    # As --config.data.eval_folds=1 arrives.
+    one = source_spec(config_of(**data, eval_folds=(1,), train_folds=("test",)))
+    assert len(open_sources(one)[1]) == 2
     train, _ = open_sources(
         source_spec(config_of(**data, task="finetune")), label_names=("ape", "zebra")
     )

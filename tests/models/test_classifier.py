@@ -71,6 +71,8 @@ def test_pooling_takes_valid_tokens_only():
     valid = jnp.asarray([[True, True, False], [False, False, False]])
     np.testing.assert_allclose(pool(x, valid, "mean"), [[2.0, -3.0], [0.0, 0.0]])
     np.testing.assert_allclose(pool(x, valid, "max"), [[3.0, -2.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"pooling 'median'"):
+        pool(x, valid, "median")
 
 
 def test_statistics_are_mean_and_deviation_of_valid_tokens():

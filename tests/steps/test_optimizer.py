@@ -162,20 +162,6 @@ def test_by_default_the_state_is_that_of_plain_adamw():
     assert len(leaves) == 2 * len(jax.tree.leaves(LAYERED)) + 2
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("layer_decay", 0.0),
-        ("layer_decay", 1.1),
-        ("head_multiplier", 0),
-        ("freeze_encoder_share", 2),
-    ],
-)
-def test_a_field_out_of_range_is_named(field, value):
-    with pytest.raises(ValueError, match=rf"config\.optimizer\.{field} = .* out of range"):
-        optimizer.make_optimizer(settings(**{field: value}), 10, finetune.depth)
-
-
 def test_pretraining_has_no_layers_to_tell_apart():
     with pytest.raises(ValueError, match=r"config\.optimizer: layer_decay: for fine-tuning only"):
         optimizer.make_optimizer(settings(layer_decay=0.9), 10)
