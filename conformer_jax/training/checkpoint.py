@@ -1,13 +1,16 @@
 """Checkpoints by Orbax: asynchronous, self-contained, and read strictly by name.
 
 Each checkpoint holds the items `params`, `training` (step, optimizer, average) and `meta`: the
-full config, label names in order, feature statistics inside the config, package versions.
+full config, label names in order, feature statistics inside the config, package versions, and a
+digest of every array and of itself (digest.py), which are checked whenever it is read.
 """
 
+import contextlib
 import errno
 import importlib.metadata
 import json
 import logging
+import math
 import pathlib
 import shutil
 
@@ -17,10 +20,21 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from conformer_jax.errors import UserError
-from conformer_jax.training import encoder_file
+from conformer_jax.training import digest, encoder_file
 
 _PACKAGES = ("conformer_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+_ITEMS = ("params", "training")  # arrays
+UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 _FREE_SPACE_FACTOR = 1.1  # Orbax writes a few files beside the arrays
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves SIGTERM to preemption.Watch: Orbax would ask JAX's coordination service itself, by the
+    training step, and overwrite the number that `due` of all processes have agreed on."""
+
+    def reached_preemption(self, step):
+        del step
+        return False
 
 
 class Checkpoints:
@@ -45,7 +59,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if jax.process_index() == 0:
+            _mend_metrics(self.directory)
+        _all_agree(True)  # not before they are mended
+        self._manager = _Manager(self.directory, options=options)
 
     def save(self, state, meta: dict, metric: float) -> None:
         """Starts writing the state in the background.
@@ -63,20 +80,21 @@ class Checkpoints:
         """
         step = int(state.step)
         if step in self._manager.all_steps():
-            saved = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
-            if "preempted" not in saved or "preempted" in meta:
-                return
+            with contextlib.suppress(OSError, ValueError):  # damaged: written again
+                if "preempted" not in self._meta(step)[0] or "preempted" in meta:
+                    return
             self._manager.delete(step)
         tree = _as_tree(state)
         self._check_space(tree)
         versions = {name: _version(name) for name in _PACKAGES}
+        sealed = digest.seal({**meta, "metric": float(metric), "versions": versions}, tree)
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(tree["params"]),
                     training=ocp.args.StandardSave(tree["training"]),
-                    meta=ocp.args.JsonSave({**meta, "versions": versions}),
+                    meta=ocp.args.JsonSave(sealed),
                 ),
                 metrics={"metric": float(metric)},
             )
@@ -98,12 +116,12 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint has other parameters than `state`, named; or none is readable.
         """
-        unreadable, reason = [], ""
+        reasons = {}
         steps = self._manager.all_steps() if step is None else [step]
         for step in sorted(steps, reverse=True):
             problem = None
             try:
-                meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+                meta, digests = self._meta(step)
                 expected = _as_tree(state)
                 _check_names(self._shapes(step, "params"), expected["params"], self.directory)
                 tree = self._read(
@@ -114,23 +132,30 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                problem = error
-            if not _all_agree(problem is None):
-                unreadable.append(step)
-                reason = _first_line(problem) if problem else "another process cannot read it"
+                problem = _first_line(error)
+            # All or none: digests of arrays that lie on several processes need each of them.
+            if fine := _all_agree(problem is None):
+                problem = digest.problem({name: tree[name] for name in _ITEMS}, digests)
+                fine = _all_agree(problem is None)
+            if not fine:
+                reasons[step] = problem or "another process cannot read it"
                 continue
-            for broken in unreadable:
+            if digests is None:
+                logging.info("the checkpoint of step %d is from before digests: not checked", step)
+            for broken in reasons:
                 logging.warning(
-                    "checkpoint of step %d cannot be read: moved to %s; going on from step %d",
+                    "checkpoint of step %d cannot be read (%s): moved to %s; going on from step %d",
                     broken,
+                    reasons[broken],
                     self._set_aside(broken),
                     step,
                 )
             return _from_tree(state, tree), meta
-        if unreadable:
+        if reasons:
+            told = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
             raise UserError(
-                f"no checkpoint in {self.directory} can be read (tried steps {unreadable}: "
-                f"{reason}): nothing was touched; start again with another --workdir"
+                f"no checkpoint in {self.directory} can be read ({told}): nothing was touched; "
+                f"start again with another --workdir"
             )
         return None, None
 
@@ -156,6 +181,9 @@ class Checkpoints:
 
     def _read(self, step, **items):
         return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _meta(self, step):
+        return _read_meta(self.directory / str(step))
 
     def _shapes(self, step, item):
         return _metadata(self.directory / str(step) / item)
@@ -198,6 +226,26 @@ class Checkpoints:
         return f"free some space and run the same command again: it {where}"
 
 
+def _mend_metrics(directory):
+    """Writes the files that Orbax ranks by again where they are not what `meta` says: one that is
+    damaged would end every run in this workdir."""
+    for step in _steps(directory):
+        file = directory / str(step) / "metrics" / "metrics"
+        try:
+            saved = _read_meta(file.parent.parent)[0].get("metric")
+        except (OSError, ValueError):
+            saved = None
+        try:
+            found = json.loads(file.read_bytes())["metric"]
+            fine = math.isfinite(found) and saved in (None, found)
+        except (OSError, ValueError, TypeError, KeyError):
+            fine = False
+        if not fine:
+            logging.warning("%s is damaged: written again", file)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"metric": UNRANKED if saved is None else saved}))
+
+
 def read_meta(workdir) -> dict | None:
     """`meta` of the newest readable checkpoint of a run, None where the run has none; or of a file
     that encoder_file.py knows."""
@@ -206,10 +254,22 @@ def read_meta(workdir) -> dict | None:
     directory = pathlib.Path(workdir) / "checkpoints"
     for step in sorted(_steps(directory), reverse=True):
         try:
-            return json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            return _read_meta(directory / str(step))[0]
         except (OSError, ValueError):
             continue
     return None
+
+
+def _read_meta(folder):
+    """`meta` of a checkpoint and its digests; OSError or ValueError where it is damaged."""
+    file = folder / "meta" / "metadata"
+    try:
+        meta, digests = digest.unseal(json.loads(file.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(meta.get("config", {}), dict):
+        raise ValueError(f"{file}: its config is no JSON object")
+    return meta, digests
 
 
 def load_encoder(origin, params):
@@ -257,10 +317,10 @@ def read_encoder(origin) -> tuple[dict, dict]:
             average = _metadata(folder / "training").get("ema")
             if average is not None:
                 saved = read_item(folder / "training")["ema"]
-            meta = json.loads((folder / "meta" / "metadata").read_text())
+            meta = _read_meta(folder)[0]
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
-            logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
+            logging.warning("checkpoint in %s cannot be read: %s", directory, reason)
             continue
         return saved.get("encoder", {}), {**meta, "step": step}
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
@@ -274,13 +334,21 @@ def read_item(folder):
 
     Returns:
       nested dicts and lists of arrays on this process's first device.
+
+    Raises:
+      UserError: an array is not what was written, or not finite.
+      Exception: of many kinds, of Orbax: it cannot be read.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         _metadata(folder),
     )
-    return ocp.StandardCheckpointer().restore(folder, target)
+    tree = ocp.StandardCheckpointer().restore(folder, target)
+    _, digests = _read_meta(folder.parent)
+    if problem := digest.problem({folder.name: tree}, digests):
+        raise UserError(f"{folder}: {problem}: take another checkpoint")
+    return tree
 
 
 def _metadata(folder):
@@ -325,14 +393,9 @@ def _from_tree(state, tree):
     return state.replace(params=tree["params"], **tree["training"])
 
 
-def _flat(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _check_names(saved, wanted, directory):
     """Raises UserError unless both trees have the same names and shapes."""
-    saved, wanted = _flat(saved), _flat(wanted)
+    saved, wanted = digest.flat(saved), digest.flat(wanted)
     problems = {
         "missing": sorted(wanted.keys() - saved.keys()),
         "left over": sorted(saved.keys() - wanted.keys()),
