@@ -55,18 +55,18 @@ def stop_and_resume(folder, *, moments, seed=0, say=print):
     """Two processes that save at every step, SIGTERM at random moments, by turns to both and to one
     of them; returns (differences from a run left alone, seconds from each SIGTERM to the end)."""
     rng = random.Random(seed)
-    alone, stopped, steps = folder / "alone", folder / "stopped", 40 * (moments + 1)
+    alone, stopped, steps = folder / "alone", folder / "stopped", 4 * (moments + 1)
     argv = lambda workdir: [
         *command(workdir, "pretrain", steps, 2),
         "--config.checkpoint.every_steps=1",
-        "--config.train.eval_every=7",
+        "--config.train.eval_every=3",
         "--config.synthetic.num_eval=16",
     ]
     code = start(argv(alone), folder).wait()
     assert code == 0, (folder / "output.log").read_text()[-2000:]
     seconds = []
     for i in range(moments):
-        wanted = logged_steps(stopped) + rng.randrange(2, 8)
+        wanted = logged_steps(stopped) + rng.randrange(1, 3)
         run = start(argv(stopped), folder)
         while run.poll() is None and logged_steps(stopped) < wanted:
             time.sleep(0.01)

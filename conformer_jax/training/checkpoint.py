@@ -6,11 +6,8 @@ digest of every array and of itself (digest.py), which are checked whenever it i
 """
 
 import contextlib
-import errno
 import importlib.metadata
-import json
 import logging
-import math
 import pathlib
 import shutil
 
@@ -19,12 +16,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from conformer_jax.errors import UserError
-from conformer_jax.training import digest, encoder_file
+from conformer_jax.errors import DiskFull, UserError, is_disk_full
+from conformer_jax.training import digest, encoder_file, saved_files
 
 _PACKAGES = ("conformer_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 _ITEMS = ("params", "training")  # arrays
-UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 _FREE_SPACE_FACTOR = 1.1  # Orbax writes a few files beside the arrays
 
 
@@ -60,7 +56,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         if jax.process_index() == 0:
-            _mend_metrics(self.directory)
+            saved_files.mend_metrics(self.directory)
         _all_agree(True)  # not before they are mended
         self._manager = _Manager(self.directory, options=options)
 
@@ -123,7 +119,9 @@ class Checkpoints:
             try:
                 meta, digests = self._meta(step)
                 expected = _as_tree(state)
-                _check_names(self._shapes(step, "params"), expected["params"], self.directory)
+                saved_files.check_names(
+                    self._shapes(step, "params"), expected["params"], self.directory
+                )
                 tree = self._read(
                     step,
                     params=ocp.args.StandardRestore(expected["params"]),
@@ -173,7 +171,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Stops the background threads; call `wait` first to be sure of the last save."""
-        self._manager.close()
+        with contextlib.suppress(Exception):  # `wait` has said it, or an error that came first
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps on disk, oldest first."""
@@ -183,7 +182,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _meta(self, step):
-        return _read_meta(self.directory / str(step))
+        return saved_files.read_meta(self.directory / str(step))
 
     def _shapes(self, step, item):
         return _metadata(self.directory / str(step) / item)
@@ -202,20 +201,16 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * _FREE_SPACE_FACTOR
         free = shutil.disk_usage(self.directory).free
         if free < needed:
-            raise UserError(
+            raise DiskFull(
                 f"no room for a checkpoint in {self.directory}: {needed / 1e6:.0f} MB needed, "
                 f"{free / 1e6:.0f} MB free; {self._resume_hint()}"
             )
 
     def _write_error(self, step, error):
-        full = isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        )
+        full = is_disk_full(error)
         reason = "no space left" if full else _first_line(error)
         which = f" of step {step}" if step is not None else ""
-        return UserError(
+        return (DiskFull if full else UserError)(
             f"cannot write the checkpoint{which} to {self.directory}: {reason}; "
             f"{self._resume_hint()}"
         )
@@ -226,50 +221,18 @@ class Checkpoints:
         return f"free some space and run the same command again: it {where}"
 
 
-def _mend_metrics(directory):
-    """Writes the files that Orbax ranks by again where they are not what `meta` says: one that is
-    damaged would end every run in this workdir."""
-    for step in _steps(directory):
-        file = directory / str(step) / "metrics" / "metrics"
-        try:
-            saved = _read_meta(file.parent.parent)[0].get("metric")
-        except (OSError, ValueError):
-            saved = None
-        try:
-            found = json.loads(file.read_bytes())["metric"]
-            fine = math.isfinite(found) and saved in (None, found)
-        except (OSError, ValueError, TypeError, KeyError):
-            fine = False
-        if not fine:
-            logging.warning("%s is damaged: written again", file)
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps({"metric": UNRANKED if saved is None else saved}))
-
-
 def read_meta(workdir) -> dict | None:
     """`meta` of the newest readable checkpoint of a run, None where the run has none; or of a file
     that encoder_file.py knows."""
     if file := encoder_file.find(workdir):
         return encoder_file.load(file)[0]
     directory = pathlib.Path(workdir) / "checkpoints"
-    for step in sorted(_steps(directory), reverse=True):
+    for step in sorted(saved_files.steps(directory), reverse=True):
         try:
-            return _read_meta(directory / str(step))[0]
+            return saved_files.read_meta(directory / str(step))[0]
         except (OSError, ValueError):
             continue
     return None
-
-
-def _read_meta(folder):
-    """`meta` of a checkpoint and its digests; OSError or ValueError where it is damaged."""
-    file = folder / "meta" / "metadata"
-    try:
-        meta, digests = digest.unseal(json.loads(file.read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(meta.get("config", {}), dict):
-        raise ValueError(f"{file}: its config is no JSON object")
-    return meta, digests
 
 
 def load_encoder(origin, params):
@@ -289,7 +252,7 @@ def load_encoder(origin, params):
         is missing, left over or of another shape is accounted for.
     """
     saved, meta = read_encoder(origin)
-    _check_names(saved, params["encoder"], origin)
+    saved_files.check_names(saved, params["encoder"], origin)
     encoder = jax.tree.map(
         # From the host: several processes cannot move arrays between their devices.
         lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
@@ -310,14 +273,14 @@ def read_encoder(origin) -> tuple[dict, dict]:
         return encoder, meta
     directory = pathlib.Path(origin).absolute() / "checkpoints"
     reason = "there is none"
-    for step in sorted(_steps(directory), reverse=True):
+    for step in sorted(saved_files.steps(directory), reverse=True):
         folder = directory / str(step)
         try:
             saved = read_item(folder / "params")
             average = _metadata(folder / "training").get("ema")
             if average is not None:
                 saved = read_item(folder / "training")["ema"]
-            meta = _read_meta(folder)[0]
+            meta = saved_files.read_meta(folder)[0]
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
             logging.warning("checkpoint in %s cannot be read: %s", directory, reason)
@@ -345,7 +308,7 @@ def read_item(folder):
         _metadata(folder),
     )
     tree = ocp.StandardCheckpointer().restore(folder, target)
-    _, digests = _read_meta(folder.parent)
+    _, digests = saved_files.read_meta(folder.parent)
     if problem := digest.problem({folder.name: tree}, digests):
         raise UserError(f"{folder}: {problem}: take another checkpoint")
     return tree
@@ -373,12 +336,6 @@ def _metric(metrics):
     return metrics["metric"]
 
 
-def _steps(directory):
-    if not directory.is_dir():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
-
-
 def _as_tree(state):
     training = {
         "step": state.step,
@@ -391,30 +348,6 @@ def _as_tree(state):
 
 def _from_tree(state, tree):
     return state.replace(params=tree["params"], **tree["training"])
-
-
-def _check_names(saved, wanted, directory):
-    """Raises UserError unless both trees have the same names and shapes."""
-    saved, wanted = digest.flat(saved), digest.flat(wanted)
-    problems = {
-        "missing": sorted(wanted.keys() - saved.keys()),
-        "left over": sorted(saved.keys() - wanted.keys()),
-        "other shape": [
-            f"{name} {tuple(saved[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in sorted(saved.keys() & wanted.keys())
-            if tuple(saved[name].shape) != tuple(wanted[name].shape)
-        ],
-    }
-    if any(problems.values()):
-        told = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in problems.items()
-            if names
-        )
-        raise UserError(
-            f"the checkpoint in {directory} is of another architecture: {told}; make "
-            f"config.conformer and config.target the same as in its config.json"
-        )
 
 
 def _first_line(error):

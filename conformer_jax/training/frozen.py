@@ -28,6 +28,11 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     Raises:
       UserError: anything that the user can mend.
     """
+    with loop.alone(config, workdir):
+        return _evaluate(config, workdir, prepared)
+
+
+def _evaluate(config, workdir, prepared):
     config = config.copy_and_resolve_references()
     workdir, report, (train_source, eval_source, label_names) = loop.open_run(config, workdir)
     train_source, _ = selection.carve(config, train_source)  # refuses what has no meaning here

@@ -15,6 +15,7 @@ On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Pre
 (preemption.py).
 """
 
+import contextlib
 import logging
 import pathlib
 import time
@@ -33,6 +34,7 @@ from conformer_jax.training import (
     checkpoint,
     diagnostics,
     distributed,
+    lock,
     preemption,
     program,
     progress,
@@ -72,6 +74,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
       UserError: anything that the user can mend.
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
+    with alone(config, workdir):
+        return _train_and_evaluate(config, workdir, prepared)
+
+
+def _train_and_evaluate(config, workdir, prepared):
     config = config.copy_and_resolve_references()
     workdir, report, (train_source, eval_source, label_names) = open_run(config, workdir)
     train_source, validation = selection.carve(config, train_source)
@@ -140,7 +147,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
     finished = "best_step" in (restored or {})  # perhaps before num_steps
     fresh = preempted is not None  # whether the step has not been evaluated and saved
     keep_eval = restored is not None and not fresh  # without a checkpoint it is another task's
-    log = progress.Log(config, workdir, start_step, keep_eval=keep_eval, active=host == 0)
+    log = progress.Log(
+        config,
+        workdir,
+        start_step,
+        keep_eval=keep_eval,
+        active=host == 0,
+        expected=(restored or {}).get("records"),
+    )
     watch = preemption.Watch()
     try:
         if host == 0:
@@ -180,13 +194,18 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
                         predictions.save(workdir / "predictions.npz", *found)
             if stop:
                 checkpoints.save(
-                    state, meta | {"preempted": {"window": metrics.to_json(window)}}, _UNRANKED
+                    state,
+                    meta
+                    | {"preempted": {"window": metrics.to_json(window)}, "records": log.digest()},
+                    _UNRANKED,
                 )
                 checkpoints.wait()
                 raise watch.preempted(step)
             if save:
                 checkpoints.save(
-                    state, meta, _rank(held_out) if validation is None else standing.rank
+                    state,
+                    meta | {"records": log.digest()},
+                    _rank(held_out) if validation is None else standing.rank,
                 )
             clock += time.perf_counter() - paused
             if last:
@@ -225,6 +244,18 @@ def _due(step, every):
     return every > 0 and step % every == 0
 
 
+@contextlib.contextmanager
+def alone(config, workdir):
+    """Holds the workdir for a run (lock.py) whose config makes sense."""
+    # Before the workdir: what is mistyped is no other config's run.
+    program.check(config)
+    if config.data.manifest:
+        check_exists(config.data.manifest)
+    workdirs.check_path(workdir)
+    with lock.alone(workdir):
+        yield
+
+
 def open_run(config, workdir):
     """Claims the workdir and opens the sources, as every task begins.
 
@@ -234,10 +265,6 @@ def open_run(config, workdir):
     Raises:
       UserError: anything that the user can mend.
     """
-    # Before the workdir: what is mistyped is no other config's run.
-    program.check(config)
-    if config.data.manifest:
-        check_exists(config.data.manifest)
     distributed.on_first(lambda: workdirs.claim(workdir, config))
     workdir, host = pathlib.Path(workdir), jax.process_index()
     if not (workdir / "config.json").exists():
