@@ -138,9 +138,9 @@ def told(said, file):
 
 
 def test_120_damaged_workdirs(finished, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
     for noisy in ("absl", "asyncio"):  # as progress.set_up_logging does
         caplog.set_level(logging.CRITICAL, logger=noisy)
+    caplog.set_level(logging.INFO)  # last: it is also that of the handler
     whole = reopen(shutil.copytree(finished, tmp_path / "whole"))
     assert reopen(tmp_path / "whole") == whole
     rng, ends = random.Random(0), {"refused": 0, "warned": 0, "identical": 0}
@@ -156,7 +156,7 @@ def test_120_damaged_workdirs(finished, tmp_path, caplog):
             after, error = reopen(folder), None
         except UserError as refused:
             after, error = None, str(refused)
-        what = f"{i}: {name} {kind}: {error or caplog.text}"
+        what = f"{i}: {name} {kind}: {error or caplog.text or after}"
         if error is not None:
             assert "\n" not in error, what
             assert told(error, file), what
