@@ -51,6 +51,42 @@ def command(workdir, task, steps, processes):
     return ["launch/local.sh", str(processes), *arguments]
 
 
+def stop_and_resume(folder, *, moments, seed=0, say=print):
+    """Two processes that save at every step, SIGTERM at random moments, by turns to both and to one
+    of them; returns (differences from a run left alone, seconds from each SIGTERM to the end)."""
+    rng = random.Random(seed)
+    alone, stopped, steps = folder / "alone", folder / "stopped", 4 * (moments + 1)
+    argv = lambda workdir: [
+        *command(workdir, "pretrain", steps, 2),
+        "--config.checkpoint.every_steps=1",
+        "--config.train.eval_every=3",
+        "--config.synthetic.num_eval=16",
+    ]
+    code = start(argv(alone), folder).wait()
+    assert code == 0, (folder / "output.log").read_text()[-2000:]
+    seconds = []
+    for i in range(moments):
+        wanted = logged_steps(stopped) + rng.randrange(1, 3)
+        run = start(argv(stopped), folder)
+        while run.poll() is None and logged_steps(stopped) < wanted:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.3))
+        assert run.poll() is None, (folder / "output.log").read_text()[-2000:]
+        begun = time.time()
+        os.kill(run.pid if i % 2 == 0 else rng.choice(processes_of(run)), signal.SIGTERM)
+        try:
+            code = run.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            raise
+        seconds.append(time.time() - begun)
+        assert code == 75, (code, (folder / "output.log").read_text()[-2000:])
+        say(f"SIGTERM {i + 1}/{moments}: {seconds[-1]:.1f} s, step {logged_steps(stopped)}/{steps}")
+    code = start(argv(stopped), folder).wait()
+    assert code == 0, (folder / "output.log").read_text()[-2000:]
+    return differences(final(alone), final(stopped)), seconds
+
+
 def start(argv, folder):
     """Starts a run in a process group of its own; what it says goes to <folder>/output.log."""
     environment = {

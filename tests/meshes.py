@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from configs import pretrain as pretrain_config
-from conformer_jax.training import checkpoint, program, sharding
+from conformer_jax.training import checkpoint, digest, program, sharding
 
 # name: (data, fsdp, tensor), other fields.
 VARIANTS = {
@@ -98,6 +98,7 @@ def main(folder):
         if name == SAVED_BY:
             checkpoints.save(state, {}, 0.0)
             checkpoints.wait()
+            results["same_digests"] = same_digests(state.params)
         programs.append((name, built, run))
     for name, built, run in programs:
         state, _ = checkpoints.restore(built.abstract_state)
@@ -105,6 +106,17 @@ def main(folder):
         _, results[f"{name}/resumed"] = run(state, [STEPS])
     checkpoints.close()
     np.savez(folder / "results.npz", **results)
+
+
+def same_digests(params):
+    """Whether each device's part leads to the digests that the whole array has on the host."""
+    for name, leaf in digest.flat(params).items():
+        first, second, _ = digest._on_device(leaf)
+        whole = digest.of_tree(np.asarray(leaf))[""][0]
+        if f"{int(first):08x}{int(second):08x}" != whole:
+            print(name, "differs")
+            return False
+    return True
 
 
 def largest_share(params):

@@ -1,9 +1,19 @@
 """A run killed with SIGKILL at random moments; more kills: tests/kill_and_resume.py by hand."""
 
-from kill_and_resume import kill_and_resume
+import pytest
+from kill_and_resume import kill_and_resume, stop_and_resume
 
 
 def test_five_kills_change_no_bit(tmp_path):
     different, in_save = kill_and_resume(tmp_path, kills=5)
     assert different == []
     assert in_save >= 1
+
+
+@pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.slow)])  # 3 min
+def test_sigterm_to_processes_that_save_at_every_step_is_heard_and_changes_no_bit(
+    tmp_path, moments
+):
+    different, seconds = stop_and_resume(tmp_path, moments=moments)
+    assert different == []
+    assert max(seconds) < 30

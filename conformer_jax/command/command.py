@@ -35,7 +35,7 @@ def execute(work, workdir, process_flags) -> None:
     # Here: a mistyped flag is answered before JAX is imported, which takes seconds.
     import jax
 
-    from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
+    from conformer_jax.errors import TOO_LITTLE_MEMORY, DiskFull, UserError, is_disk_full
     from conformer_jax.training import distributed, host_memory, preemption, progress
 
     progress.set_up_logging()
@@ -50,9 +50,15 @@ def execute(work, workdir, process_flags) -> None:
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         # Of several processes, winding down would wait for the others, which wait for this one.
         several = jax.process_count() > 1
+        if isinstance(error, DiskFull):
+            overrides.fail(str(error), _CRASHED, at_once=several)
         if isinstance(error, UserError):
             overrides.fail(str(error), at_once=several)
         if isinstance(error, OSError):
+            if is_disk_full(error):
+                file = f" for {error.filename}" if error.filename else f" in {workdir}"
+                said = f"no space left on the disk{file}: free some and run the same command again"
+                overrides.fail(said, _CRASHED, at_once=several)
             said = f"{error}: mend it and run the same command again"
             overrides.fail(said, _CRASHED, at_once=several)
         if "RESOURCE_EXHAUSTED" in str(error):

@@ -222,8 +222,8 @@ def source_spec(config) -> SourceSpec:
         manifest=data.manifest,
         tfds_name=data.tfds_name,
         tfds_dir=data.tfds_dir,
-        train_folds=tuple(data.train_folds),
-        eval_folds=tuple(data.eval_folds),
+        train_folds=tuple(fold_names(data.train_folds)),
+        eval_folds=tuple(fold_names(data.eval_folds)),
         eval_share=data.eval_share,
         labels_per_class=data.labels_per_class,
         label_share=data.label_share,
@@ -321,10 +321,8 @@ def _tfds_sources(spec):
     """Folds name splits here; without `eval_folds`: 'validation', or else a share of train."""
     name, folder, rate = spec.tfds_name, spec.tfds_dir, spec.sample_rate
     splits = _tfds_builder(name, folder).info.splits
-    eval_split = "+".join(fold_names(spec.eval_folds)) or (
-        "validation" if "validation" in splits else ""
-    )
-    train_split = "+".join(fold_names(spec.train_folds)) or "train"
+    eval_split = "+".join(spec.eval_folds) or ("validation" if "validation" in splits else "")
+    train_split = "+".join(spec.train_folds) or "train"
     train = TfdsSource(name, train_split, folder, rate)
     if train.multi_label and spec.labelled and not spec.multi_label:
         raise DataError(_several_labels(f"TFDS {name}"))

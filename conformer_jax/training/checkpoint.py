@@ -1,12 +1,12 @@
 """Checkpoints by Orbax: asynchronous, self-contained, and read strictly by name.
 
 Each checkpoint holds the items `params`, `training` (step, optimizer, average) and `meta`: the
-full config, label names in order, feature statistics inside the config, package versions.
+full config, label names in order, feature statistics inside the config, package versions, and a
+digest of every array and of itself (digest.py), which are checked whenever it is read.
 """
 
-import errno
+import contextlib
 import importlib.metadata
-import json
 import logging
 import pathlib
 import shutil
@@ -16,11 +16,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from conformer_jax.errors import UserError
-from conformer_jax.training import encoder_file
+from conformer_jax.errors import DiskFull, UserError, is_disk_full
+from conformer_jax.training import digest, encoder_file, saved_files
 
 _PACKAGES = ("conformer_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+_ITEMS = ("params", "training")  # arrays
 _FREE_SPACE_FACTOR = 1.1  # Orbax writes a few files beside the arrays
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves SIGTERM to preemption.Watch: Orbax would ask JAX's coordination service itself, by the
+    training step, and overwrite the number that `due` of all processes have agreed on."""
+
+    def reached_preemption(self, step):
+        del step
+        return False
 
 
 class Checkpoints:
@@ -45,7 +55,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        if jax.process_index() == 0:
+            saved_files.mend_metrics(self.directory)
+        _all_agree(True)  # not before they are mended
+        self._manager = _Manager(self.directory, options=options)
 
     def save(self, state, meta: dict, metric: float) -> None:
         """Starts writing the state in the background.
@@ -63,20 +76,21 @@ class Checkpoints:
         """
         step = int(state.step)
         if step in self._manager.all_steps():
-            saved = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
-            if "preempted" not in saved or "preempted" in meta:
-                return
+            with contextlib.suppress(OSError, ValueError):  # damaged: written again
+                if "preempted" not in self._meta(step)[0] or "preempted" in meta:
+                    return
             self._manager.delete(step)
         tree = _as_tree(state)
         self._check_space(tree)
         versions = {name: _version(name) for name in _PACKAGES}
+        sealed = digest.seal({**meta, "metric": float(metric), "versions": versions}, tree)
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(tree["params"]),
                     training=ocp.args.StandardSave(tree["training"]),
-                    meta=ocp.args.JsonSave({**meta, "versions": versions}),
+                    meta=ocp.args.JsonSave(sealed),
                 ),
                 metrics={"metric": float(metric)},
             )
@@ -98,14 +112,16 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint has other parameters than `state`, named; or none is readable.
         """
-        unreadable, reason = [], ""
+        reasons = {}
         steps = self._manager.all_steps() if step is None else [step]
         for step in sorted(steps, reverse=True):
             problem = None
             try:
-                meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+                meta, digests = self._meta(step)
                 expected = _as_tree(state)
-                _check_names(self._shapes(step, "params"), expected["params"], self.directory)
+                saved_files.check_names(
+                    self._shapes(step, "params"), expected["params"], self.directory
+                )
                 tree = self._read(
                     step,
                     params=ocp.args.StandardRestore(expected["params"]),
@@ -114,23 +130,30 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                problem = error
-            if not _all_agree(problem is None):
-                unreadable.append(step)
-                reason = _first_line(problem) if problem else "another process cannot read it"
+                problem = _first_line(error)
+            # All or none: digests of arrays that lie on several processes need each of them.
+            if fine := _all_agree(problem is None):
+                problem = digest.problem({name: tree[name] for name in _ITEMS}, digests)
+                fine = _all_agree(problem is None)
+            if not fine:
+                reasons[step] = problem or "another process cannot read it"
                 continue
-            for broken in unreadable:
+            if digests is None:
+                logging.info("the checkpoint of step %d is from before digests: not checked", step)
+            for broken in reasons:
                 logging.warning(
-                    "checkpoint of step %d cannot be read: moved to %s; going on from step %d",
+                    "checkpoint of step %d cannot be read (%s): moved to %s; going on from step %d",
                     broken,
+                    reasons[broken],
                     self._set_aside(broken),
                     step,
                 )
             return _from_tree(state, tree), meta
-        if unreadable:
+        if reasons:
+            told = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
             raise UserError(
-                f"no checkpoint in {self.directory} can be read (tried steps {unreadable}: "
-                f"{reason}): nothing was touched; start again with another --workdir"
+                f"no checkpoint in {self.directory} can be read ({told}): nothing was touched; "
+                f"start again with another --workdir"
             )
         return None, None
 
@@ -148,7 +171,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Stops the background threads; call `wait` first to be sure of the last save."""
-        self._manager.close()
+        with contextlib.suppress(Exception):  # `wait` has said it, or an error that came first
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps on disk, oldest first."""
@@ -156,6 +180,9 @@ class Checkpoints:
 
     def _read(self, step, **items):
         return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _meta(self, step):
+        return saved_files.read_meta(self.directory / str(step))
 
     def _shapes(self, step, item):
         return _metadata(self.directory / str(step) / item)
@@ -174,20 +201,16 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * _FREE_SPACE_FACTOR
         free = shutil.disk_usage(self.directory).free
         if free < needed:
-            raise UserError(
+            raise DiskFull(
                 f"no room for a checkpoint in {self.directory}: {needed / 1e6:.0f} MB needed, "
                 f"{free / 1e6:.0f} MB free; {self._resume_hint()}"
             )
 
     def _write_error(self, step, error):
-        full = isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        )
+        full = is_disk_full(error)
         reason = "no space left" if full else _first_line(error)
         which = f" of step {step}" if step is not None else ""
-        return UserError(
+        return (DiskFull if full else UserError)(
             f"cannot write the checkpoint{which} to {self.directory}: {reason}; "
             f"{self._resume_hint()}"
         )
@@ -204,9 +227,9 @@ def read_meta(workdir) -> dict | None:
     if file := encoder_file.find(workdir):
         return encoder_file.load(file)[0]
     directory = pathlib.Path(workdir) / "checkpoints"
-    for step in sorted(_steps(directory), reverse=True):
+    for step in sorted(saved_files.steps(directory), reverse=True):
         try:
-            return json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            return saved_files.read_meta(directory / str(step))[0]
         except (OSError, ValueError):
             continue
     return None
@@ -229,7 +252,7 @@ def load_encoder(origin, params):
         is missing, left over or of another shape is accounted for.
     """
     saved, meta = read_encoder(origin)
-    _check_names(saved, params["encoder"], origin)
+    saved_files.check_names(saved, params["encoder"], origin)
     encoder = jax.tree.map(
         # From the host: several processes cannot move arrays between their devices.
         lambda old, new: jax.device_put(np.asarray(new), getattr(old, "sharding", None)),
@@ -250,17 +273,17 @@ def read_encoder(origin) -> tuple[dict, dict]:
         return encoder, meta
     directory = pathlib.Path(origin).absolute() / "checkpoints"
     reason = "there is none"
-    for step in sorted(_steps(directory), reverse=True):
+    for step in sorted(saved_files.steps(directory), reverse=True):
         folder = directory / str(step)
         try:
             saved = read_item(folder / "params")
             average = _metadata(folder / "training").get("ema")
             if average is not None:
                 saved = read_item(folder / "training")["ema"]
-            meta = json.loads((folder / "meta" / "metadata").read_text())
+            meta = saved_files.read_meta(folder)[0]
         except Exception as error:
             reason = f"step {step}: {_first_line(error)}"
-            logging.warning("checkpoint of step %d in %s cannot be read", step, directory)
+            logging.warning("checkpoint in %s cannot be read: %s", directory, reason)
             continue
         return saved.get("encoder", {}), {**meta, "step": step}
     raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
@@ -274,13 +297,21 @@ def read_item(folder):
 
     Returns:
       nested dicts and lists of arrays on this process's first device.
+
+    Raises:
+      UserError: an array is not what was written, or not finite.
+      Exception: of many kinds, of Orbax: it cannot be read.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         _metadata(folder),
     )
-    return ocp.StandardCheckpointer().restore(folder, target)
+    tree = ocp.StandardCheckpointer().restore(folder, target)
+    _, digests = saved_files.read_meta(folder.parent)
+    if problem := digest.problem({folder.name: tree}, digests):
+        raise UserError(f"{folder}: {problem}: take another checkpoint")
+    return tree
 
 
 def _metadata(folder):
@@ -305,12 +336,6 @@ def _metric(metrics):
     return metrics["metric"]
 
 
-def _steps(directory):
-    if not directory.is_dir():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
-
-
 def _as_tree(state):
     training = {
         "step": state.step,
@@ -323,35 +348,6 @@ def _as_tree(state):
 
 def _from_tree(state, tree):
     return state.replace(params=tree["params"], **tree["training"])
-
-
-def _flat(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _check_names(saved, wanted, directory):
-    """Raises UserError unless both trees have the same names and shapes."""
-    saved, wanted = _flat(saved), _flat(wanted)
-    problems = {
-        "missing": sorted(wanted.keys() - saved.keys()),
-        "left over": sorted(saved.keys() - wanted.keys()),
-        "other shape": [
-            f"{name} {tuple(saved[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in sorted(saved.keys() & wanted.keys())
-            if tuple(saved[name].shape) != tuple(wanted[name].shape)
-        ],
-    }
-    if any(problems.values()):
-        told = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for kind, names in problems.items()
-            if names
-        )
-        raise UserError(
-            f"the checkpoint in {directory} is of another architecture: {told}; make "
-            f"config.conformer and config.target the same as in its config.json"
-        )
 
 
 def _first_line(error):

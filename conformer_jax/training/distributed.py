@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from conformer_jax.errors import UserError
+from conformer_jax.errors import DiskFull, UserError
 
 # Seconds. A process that does not answer for so long ends the run of all.
 _HEARTBEAT_TIMEOUT = 30
 _SHUTDOWN_TIMEOUT = 20
 
+_KINDS = (OSError, DiskFull, UserError)  # of errors, as the other processes are told
 _ARGUMENTS = ("coordinator_address", "num_processes", "process_id")
 
 
@@ -71,8 +72,8 @@ def on_tpu_vm(root="/") -> bool:
 def on_first(function):
     """Calls `function` on process 0 only and gives its result, as JSON holds it, to all.
 
-    What process 0 raises ends all of them: on the others it is an OSError, where it was one, or
-    else a UserError, with the same words.
+    What process 0 raises ends all of them: on the others it is an OSError or DiskFull, where it was
+    one, or else a UserError, with the same words.
     """
     if jax.process_count() == 1:
         return function()
@@ -81,7 +82,8 @@ def on_first(function):
         try:
             message = json.dumps({"result": function()}).encode()
         except Exception as error:
-            kind = "OSError" if isinstance(error, OSError) else "UserError"
+            kinds = (kind.__name__ for kind in _KINDS if isinstance(error, kind))
+            kind = next(kinds, UserError.__name__)
             problem, message = error, json.dumps({kind: str(error)}).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = np.zeros(size, np.uint8)
@@ -89,7 +91,7 @@ def on_first(function):
     answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
     if problem is not None:
         raise problem
-    for kind in (OSError, UserError):
+    for kind in _KINDS:
         if kind.__name__ in answer:
             raise kind(answer[kind.__name__])
     return answer["result"]

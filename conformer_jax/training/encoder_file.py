@@ -4,8 +4,11 @@
 for the one that comes with the package (assets/tiny.md is its model card).
 """
 
+import hashlib
 import importlib.resources
 import json
+import logging
+import os
 import pathlib
 
 import ml_dtypes
@@ -17,6 +20,7 @@ from conformer_jax.errors import UserError
 
 PREFIX = "pretrained:"
 SUFFIX = ".safetensors"
+_KEY, _DIGEST = "conformer_jax", "sha256"  # of the metadata
 _SECTIONS = ("conformer", "features", "masking", "wav2vec2")
 
 
@@ -57,7 +61,13 @@ def save(path, encoder, meta: dict) -> None:
         "versions": meta["versions"],
     }
     tensors = {name: np.asarray(x).astype(ml_dtypes.bfloat16) for name, x in _flat(encoder)}
-    safetensors.numpy.save_file(tensors, path, metadata={"conformer_jax": json.dumps(kept)})
+    text = json.dumps(kept)
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    safetensors.numpy.save_file(
+        tensors, temporary, metadata={_KEY: text, _DIGEST: _sha256(text, tensors)}
+    )
+    os.replace(temporary, path)
 
 
 def load(path) -> tuple[dict, dict]:
@@ -67,14 +77,20 @@ def load(path) -> tuple[dict, dict]:
       meta (config, step, versions); the encoder's tree, float32.
 
     Raises:
-      UserError: the file is not one of these.
+      UserError: the file is not one of these, or is damaged.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            meta = json.loads(file.metadata()["conformer_jax"])
-            leaves = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = json.loads(metadata[_KEY])
+        fits = isinstance(meta, dict) and isinstance(meta.get("step"), int)
+        if not fits or not isinstance(meta.get("config"), dict):
+            raise ValueError("its metadata lacks the config or the step")
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not an encoder of conformer_jax: {error}") from error
+    _check(path, metadata, saved)
+    leaves = {name: array.astype(np.float32) for name, array in saved.items()}
     tree = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -83,6 +99,34 @@ def load(path) -> tuple[dict, dict]:
             node = node.setdefault(folder, {})
         node[last] = leaf
     return meta, tree
+
+
+def _check(path, metadata, tensors):
+    """Raises UserError unless the tensors are what was written, and finite."""
+    reason = None
+    if metadata.keys() - {_KEY, _DIGEST}:
+        reason = f"unknown metadata {sorted(metadata.keys() - {_KEY, _DIGEST})}"
+    elif _DIGEST not in metadata:
+        logging.info("%s is from before digests: not checked", path)
+    elif metadata[_DIGEST] != _sha256(metadata[_KEY], tensors):
+        reason = "its digest differs"
+    for name, tensor in tensors.items():
+        if tensor.dtype != ml_dtypes.bfloat16:
+            reason = reason or f"{name} is {tensor.dtype}, not bfloat16"
+        elif not np.isfinite(tensor.astype(np.float32)).all():
+            reason = reason or f"{name} holds numbers that are not finite"
+    if reason:
+        raise UserError(f"{path} is damaged ({reason}): fetch or write it again")
+
+
+def _sha256(text, tensors):
+    """Over the metadata and every tensor's name, type, shape and bytes."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        found.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _flat(tree, prefix=""):

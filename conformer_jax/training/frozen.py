@@ -28,6 +28,11 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
     Raises:
       UserError: anything that the user can mend.
     """
+    with opening.alone(config, workdir):
+        return _evaluate(config, workdir, prepared)
+
+
+def _evaluate(config, workdir, prepared):
     config, workdir, report, data = opening.open_run(config, workdir)
     train_source, eval_source = data.train, data.held_out
     opening.carve(config, train_source)  # refuses what has no meaning here

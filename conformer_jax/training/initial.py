@@ -18,6 +18,7 @@ class Start(NamedTuple):
     finished: bool  # that checkpoint is the run's end
     fresh: bool  # its step is not evaluated yet: it was saved in haste, on SIGTERM
     sums: Any  # of the training metrics of the window that was open then, or None
+    records: str | None = None  # progress.Log.digest of that time
 
     @property
     def step(self) -> int:
@@ -56,6 +57,7 @@ def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key
         finished=left is None and meta.get("finished", ended),
         fresh=left is not None,
         sums=metrics.from_json(left["window"]) if left else None,
+        records=meta.get("records"),
     )
 
 

@@ -66,6 +66,11 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
       UserError: anything that the user can mend.
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
+    with opening.alone(config, workdir):
+        return _train_and_evaluate(config, workdir, prepared)
+
+
+def _train_and_evaluate(config, workdir, prepared):
     config, workdir, report, data = opening.open_run(config, workdir)
     eval_source, label_names = data.held_out, data.label_names
     train_source, validation = opening.carve(config, data.train)
@@ -141,7 +146,13 @@ class _Run:
         step = self.begun.step
         if step:
             logging.info("going on from step %d of %s", step, self._workdir)
-        self.log = opening.open_log(config, self._workdir, step, keep_eval=self.begun.evaluated)
+        self.log = opening.open_log(
+            config,
+            self._workdir,
+            step,
+            keep_eval=self.begun.evaluated,
+            expected=self.begun.records,
+        )
         if self._first:
             predictions.drop_other(self._predictions, self.log.last("eval").get("step"))
         self.evaluate = evaluating.Evaluator(
@@ -180,14 +191,19 @@ class _Run:
 
     def save(self, judged: evaluating.Judged) -> None:
         """Starts saving a state that was evaluated."""
-        end = {"finished": True} if judged.due.last else {}
+        end: dict[str, Any] = {"records": self.log.digest()}
+        if judged.due.last:
+            end["finished"] = True
         if judged.best_step is not None:
             end["best_step"] = judged.best_step
         self.checkpoints.save(judged.state, self._meta | end, judged.rank)
 
     def save_in_haste(self, state) -> None:
         """Saves a state on SIGTERM, not evaluated, with the sums of the open window."""
-        left = {"preempted": {"window": metrics.to_json(self.window.sums)}}
+        left = {
+            "preempted": {"window": metrics.to_json(self.window.sums)},
+            "records": self.log.digest(),
+        }
         self.checkpoints.save(state, self._meta | left, _UNRANKED)
         self.checkpoints.wait()
 

@@ -1,11 +1,13 @@
 """How every task begins: whose the workdir is, the clips, the feature statistics."""
 
+import contextlib
 import logging
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
+from conformer_jax import fields
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, open_sources, source_spec
 from conformer_jax.errors import UserError
@@ -13,6 +15,7 @@ from conformer_jax.training import (
     checkpoint,
     curves,
     distributed,
+    lock,
     program,
     progress,
     selection,
@@ -41,16 +44,24 @@ class Opened(NamedTuple):
     data: Data
 
 
+@contextlib.contextmanager
+def alone(config, workdir):
+    """Holds the workdir for a run (lock.py) whose config makes sense."""
+    # Before the workdir: what is mistyped is no other config's run.
+    program.check(config)
+    if config.data.manifest:
+        check_exists(config.data.manifest)
+    workdirs.check_path(workdir)
+    with lock.alone(workdir):
+        yield
+
+
 def open_run(config, workdir) -> Opened:
     """Claims the workdir and opens the sources, as every task begins.
 
     Raises:
       UserError: anything that the user can mend.
     """
-    # Before the workdir: what is mistyped is no other config's run.
-    program.check(config)
-    if config.data.manifest:
-        check_exists(config.data.manifest)
     distributed.on_first(lambda: workdirs.claim(workdir, config))
     workdir, host = pathlib.Path(workdir), jax.process_index()
     if not (workdir / "config.json").exists():
@@ -83,8 +94,8 @@ def carve(config, source: Source) -> selection.Carved:
     )
 
 
-def open_log(config, workdir, start_step: int, *, keep_eval: bool = True) -> progress.Log:
-    """progress.Log with its fields of the config; process 0 writes."""
+def open_log(config, workdir, start_step: int, *, keep_eval=True, expected=None) -> progress.Log:
+    """progress.Log with its fields of the config; process 0 writes, the others only read."""
     return progress.Log(
         workdir,
         start_step,
@@ -92,6 +103,7 @@ def open_log(config, workdir, start_step: int, *, keep_eval: bool = True) -> pro
         num_steps=config.train.num_steps,
         heading=curves.heading_of(config),
         keep_eval=keep_eval,
+        expected=expected,
         active=jax.process_index() == 0,
     )
 
@@ -160,8 +172,9 @@ def _known_statistics(features, origin):
 
 def _check_same_encoder(saved, config):
     """Raises UserError where the checkpoint's encoder or features are not this config's."""
+    saved = fields.with_defaults(saved)
     wanted = config.to_dict()
-    fields = []
+    differing = []
     for section, free in (
         ("conformer", {"dropout", "dtype", "remat", "scan_blocks"}),
         ("features", {"mean", "deviation"}),
@@ -172,10 +185,11 @@ def _check_same_encoder(saved, config):
             for k, v in wanted[section].items()
             if k not in free
         }
-        fields += workdirs.differing_fields(old, new, f"{section}.")
-    if fields:
+        differing += workdirs.differing_fields(old, new, f"{section}.")
+    if differing:
+        more = " ..." if len(differing) > 4 else ""
         raise UserError(
             f"config.init_from = {config.init_from!r} is a checkpoint of another architecture "
-            f"({'; '.join(fields[:4])}{' ...' if len(fields) > 4 else ''}): take the variant of "
-            f"configs/finetune.py that belongs to it"
+            f"({'; '.join(differing[:4])}{more}): take the variant of configs/finetune.py that "
+            f"belongs to it"
         )

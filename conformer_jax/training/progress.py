@@ -1,5 +1,7 @@
 """What a run shows and writes: progress bar, metrics.jsonl, TensorBoard events, curves.png."""
 
+import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -7,11 +9,13 @@ import os
 import sys
 import time
 
-import tensorboardX
 import tqdm
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from conformer_jax.training import curves
 
+_SPLITS = ("train", "validation", "eval")
 # What the bar shows, in this order, where it is logged.
 _BAR = {
     "loss": ("loss", "{:.3f}"),
@@ -43,6 +47,8 @@ class Log:
       heading: of curves.png.
       keep_eval: whether that step's evaluation, where there is one, is kept.
       active: whether to write.
+      expected: `digest()` when the checkpoint was saved; where the records are others, a warning
+        says so.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Log:
         heading: curves.Heading,
         keep_eval: bool = True,
         active: bool = True,
+        expected: str | None = None,
     ):
         self.step = 0  # of the newest train record
         self._num_steps, self._heading = num_steps, heading
@@ -71,13 +78,18 @@ class Log:
         self.step = max((r["step"] for r in self._records if r["split"] == "train"), default=0)
         if not active:
             return
+        if expected not in (None, self.digest()) or (start_step and not self._records):
+            logging.warning(
+                "%s is lost, cut or damaged: %d records of the steps before %d are left",
+                self._path,
+                len(self._records),
+                start_step,
+            )
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in self._records))
         os.replace(temporary, self._path)
         self._file = self._path.open("a")
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1
-        )
+        self._events = _Events(workdir / "tensorboard", start_step + 1)
         self._bar = tqdm.tqdm(
             total=num_steps,
             initial=start_step,
@@ -103,7 +115,8 @@ class Log:
         os.fsync(self._file.fileno())  # a mounted bucket keeps it nowhere else before it is closed
         for name, value in record.items():
             if value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                self._events.add(f"{split}/{name}", value, step)
+        self._events.flush()
         shown = {
             label: form.format(record[name])
             for name, (label, form) in _BAR.items()
@@ -141,12 +154,18 @@ class Log:
         """The newest record of a split, {} where there is none."""
         return next((r for r in reversed(self._records) if r["split"] == split), {})
 
+    def digest(self) -> str:
+        """Of all records so far; goes into the checkpoint, which then knows what belongs to it."""
+        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
     def close(self) -> None:
         """Draws curves.png and closes the files."""
         if not self._active:
             return
         self._bar.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # each record is on disk, or its writing has failed
+            self._file.close()
         self._events.close()
         if len({record["step"] for record in self._records}) < 2:  # a probe has no steps
             return
@@ -168,17 +187,57 @@ class Log:
         tqdm.tqdm.write(text, file=sys.stderr)
 
 
+class _Events:
+    """TensorBoard's events, written at once: tensorboardX's SummaryWriter does it in a thread, and
+    where that finds the disk full the next record waits for ever."""
+
+    def __init__(self, folder, purge_step):
+        folder.mkdir(exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        for content in (
+            {"file_version": "brain.Event:2"},
+            {"session_log": event_pb2.SessionLog(status=event_pb2.SessionLog.START)},
+        ):
+            self._write(purge_step, **content)
+
+    def add(self, tag, value, step):
+        self._write(step, summary=summary.scalar(tag, value))
+
+    def flush(self):
+        self._writer.flush()
+
+    def close(self):
+        with contextlib.suppress(OSError, ValueError):
+            self._writer.close()
+
+    def _write(self, step, **content):
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+
 def read_records(path) -> list[dict]:
-    """Records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Records of a metrics.jsonl; lines that are none, such as one cut short by a kill, are left
+    out."""
     records = []
     if not path.exists():
         return records
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line.decode())
+        except (ValueError, RecursionError):
             continue
+        if _is_record(record):
+            records.append(record)
     return records
+
+
+def _is_record(record):
+    if not isinstance(record, dict) or record.get("split") not in _SPLITS:
+        return False
+    step = record.get("step")
+    if not isinstance(step, int) or step < 0:
+        return False
+    numbers = (value for name, value in record.items() if name != "split")
+    return all(value is None or type(value) in (int, float) for value in numbers)
 
 
 def _is_terminal(stream):

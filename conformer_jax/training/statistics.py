@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -61,12 +62,15 @@ def feature_statistics(
         caches.insert(0, manifest.with_name(manifest.name + ".statistics.json"))
     for cache in caches:
         found = _load(cache).get(key)
-        if found:
+        if found is not None and not _fits(found, spec.num_mels):
+            logging.warning("%s is damaged: the features are measured anew", cache)
+        elif found:
             return Statistics(tuple(found["mean"]), tuple(found["deviation"]))
     num_samples = clip_samples(data.clip_s, features.sample_rate)
     measured = _measure(source, indices, spec, num_samples, multi_label, report)
     for cache in caches:
-        if _store(cache, key, {**measured._asdict(), "clips": count}):
+        entry = {**measured._asdict(), "clips": count}
+        if _store(cache, key, {**entry, "sha256": _sha256(entry)}):
             break
     return measured
 
@@ -102,10 +106,36 @@ def _key(spec, clip_s, ids):
 
 
 def _load(path):
+    """{} where there is none; a file that is none is said to be damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        logging.warning("%s cannot be used (%s): the features are measured anew", path, error)
+        return {}
+
+
+def _fits(entry, num_mels):
+    """Whether an entry of the cache is what was measured; older ones have no sha256."""
+    if not isinstance(entry, dict) or entry.keys() - {"mean", "deviation", "clips", "sha256"}:
+        return False
+    content = {name: entry.get(name) for name in ("mean", "deviation", "clips")}
+    if "sha256" in entry and entry["sha256"] != _sha256(content):
+        return False
+    for values in (content["mean"], content["deviation"]):
+        if not isinstance(values, list) or len(values) != num_mels:
+            return False
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in values):
+            return False
+    return all(x > 0 for x in content["deviation"])
+
+
+def _sha256(entry):
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def _store(path, key, value):

@@ -1,11 +1,13 @@
 """The folder of a run: whose it is, and the config that it was begun with."""
 
 import json
+import logging
 import os
 import pathlib
 
 from conformer_jax import fields
-from conformer_jax.errors import UserError
+from conformer_jax.errors import DiskFull, UserError, is_disk_full
+from conformer_jax.training import checkpoint
 
 # What may change between a run and its continuation: nothing that enters the parameters.
 _MAY_CHANGE = (
@@ -34,8 +36,8 @@ def claim(workdir, config) -> None:
     """Makes the folder, or checks that its checkpoints are of this config; writes `config.json`.
 
     Raises:
-      UserError: the folder holds another config's run (the fields are named), cannot be
-        written, or is no path.
+      UserError: the folder holds another config's run (the fields are named) or the results of
+        another task, cannot be written, or is no path.
     """
     check_path(workdir)
     path = pathlib.Path(workdir)
@@ -43,17 +45,64 @@ def claim(workdir, config) -> None:
     wanted = fields.saved(config)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        saved = _read(file)
         # A run that failed before its first save has nothing to protect.
-        if file.exists() and any((path / "checkpoints").glob("[0-9]*")):
-            _compare(json.loads(file.read_text()), wanted, path)
+        if any((path / "checkpoints").glob("[0-9]*")):
+            if saved is None:
+                saved = _of_checkpoint(file, wanted)
+                write_json(file, saved)
+            _compare(saved, wanted, path)
         else:
+            _check_task(saved, wanted, path)
             for stale in path.glob("bad_audio*.csv"):  # of a run that saved nothing
                 stale.unlink()
-            file.write_text(json.dumps(wanted, indent=1) + "\n")
+            write_json(file, wanted)
     except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(
+                f"no space left on the disk for {file}: free some and run the same command again"
+            ) from error
         raise UserError(f"cannot write to --workdir={path}: {error.strerror}") from error
+
+
+def _read(file):
+    """The config in a config.json, None where there is none or it is damaged, which is said."""
+    try:
+        saved = json.loads(file.read_bytes())
+        if not isinstance(saved, dict):
+            raise ValueError("no JSON object")
+        return saved
+    except FileNotFoundError:
+        return None
     except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): choose another --workdir") from error
+        logging.warning("%s is damaged (%s): written again", file, error)
+        return None
+
+
+def _of_checkpoint(file, wanted):
+    """The config in the newest checkpoint, for a config.json that is lost or damaged."""
+    meta = checkpoint.read_meta(file.parent)
+    if meta is None or "config" not in meta:
+        raise UserError(
+            f"{file} is lost or damaged, and no checkpoint there can be read: choose another "
+            f"--workdir"
+        )
+    logging.warning("%s was lost or damaged: taken from the newest checkpoint", file)
+    config = meta["config"]
+    if not wanted["features"]["mean"]:  # measured when the run began
+        config["features"].update(mean=[], deviation=[])
+    return config
+
+
+def _check_task(saved, wanted, path):
+    """Raises UserError where the finished results of another task would be replaced."""
+    task = (saved or {}).get("task")
+    finished = (path / "metrics.jsonl").exists() and task in ("linear_probe", "knn")
+    if finished and task != wanted["task"]:
+        raise UserError(
+            f"{path} holds the results of another task (task: {task!r} -> {wanted['task']!r}): "
+            f"choose another --workdir, or delete it to start again"
+        )
 
 
 def check_path(workdir) -> None:
@@ -89,18 +138,21 @@ def _short(value):
 
 
 def _compare(saved, wanted, path):
-    if not isinstance(saved, dict):
-        raise ValueError("no object")
     fixed = _CHOOSES_THE_END if wanted["data"]["validation_share"] else ()
-    differing = [
+    differing = differing_fields(fields.with_defaults(saved), wanted)
+    fixed_fields = [
         f
-        for f in differing_fields(fields.with_defaults(saved), wanted)
+        for f in differing
         if fields.is_read(f.partition(":")[0], wanted)
         and (not f.startswith(_MAY_CHANGE) or f.startswith(fixed))
     ]
-    if differing:
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+    if differing and not fixed_fields:
+        file = path / "config.json"
+        logging.info("%s now says: %s", file, "; ".join(differing))
+        write_json(file, wanted)
+    if fixed_fields:
+        more = f" and {len(fixed_fields) - 4} more" if len(fixed_fields) > 4 else ""
         raise UserError(
-            f"{path} holds a run of another config ({'; '.join(differing[:4])}{more}): "
+            f"{path} holds a run of another config ({'; '.join(fixed_fields[:4])}{more}): "
             f"choose another --workdir, or delete it to start again"
         )

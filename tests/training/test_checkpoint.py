@@ -1,5 +1,9 @@
 """Checkpoints: what is kept, strict names, and a disk that fills up while writing."""
 
+import json
+import logging
+import math
+import random
 import resource
 
 import jax
@@ -99,3 +103,92 @@ def test_a_disk_that_fills_up_while_writing_loses_nothing(checkpoints):
     assert "\n" not in str(e.value)
     restored, _ = checkpoints.restore(make_state(0))
     assert int(restored.step) == 1
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(checkpoints, tmp_path, caplog):
+    save_and_wait(checkpoints, make_state(1))
+    save_and_wait(checkpoints, make_state(2))
+    flip(largest(tmp_path / "checkpoints" / "2" / "params"), 200)
+    restored, _ = checkpoints.restore(make_state(0))
+    assert int(restored.step) == 1
+    assert "checkpoint of step 2 cannot be read" in caplog.text
+    assert (tmp_path / "unreadable_checkpoint_2").is_dir()
+    assert checkpoints.steps() == [1]
+
+
+def test_parameters_that_are_not_finite_are_refused(checkpoints, tmp_path):
+    save_and_wait(checkpoints, make_state(1))
+    save_and_wait(checkpoints, make_state(2, gain=jnp.array([1.0, math.nan])))
+    with pytest.raises(UserError, match="left over"):
+        checkpoints.restore(make_state(0))
+    with pytest.raises(UserError, match=r"encoder/gain holds numbers that are not finite"):
+        checkpoints.restore(make_state(0, gain=jnp.zeros(2)), 2)
+    with pytest.raises(UserError, match=r"encoder/gain holds numbers that are not finite"):
+        checkpoint.read_item(tmp_path / "checkpoints" / "2" / "params")
+
+
+def test_a_checkpoint_from_before_digests_is_restored_and_said_to_be(checkpoints, tmp_path, caplog):
+    save_and_wait(checkpoints, make_state(1))
+    file = tmp_path / "checkpoints" / "1" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in meta.items() if k not in ("digests", "sha256")}))
+    with caplog.at_level(logging.INFO):
+        restored, meta = checkpoints.restore(make_state(0))
+    assert int(restored.step) == 1
+    assert caplog.text.count("from before digests") == 1
+    # But digests that are gone from a checkpoint that had them are damage.
+    file.write_text(json.dumps({**meta, "sha256": "0"}))
+    with pytest.raises(UserError, match="sha256 differs"):
+        checkpoints.restore(make_state(0))
+
+
+def test_no_flipped_bit_of_120_is_restored_in_silence(checkpoints, tmp_path):
+    rng, noise = random.Random(0), jax.random.normal(jax.random.key(0), (64, 16))
+    saved = make_state(3, noise=noise)
+    save_and_wait(checkpoints, saved)
+    folder = tmp_path / "checkpoints" / "3"
+    files = [p for item in ("params", "training") for p in sorted((folder / item).rglob("d/*"))]
+    sizes = [file.stat().st_size for file in files]
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(saved)]
+    refused = []
+    for _ in range(120):
+        file = rng.choices(files, sizes)[0]
+        whole, bit = file.read_bytes(), rng.randrange(8 * file.stat().st_size)
+        flip(file, bit)
+        try:
+            restored, _ = checkpoints.restore(saved, 3)
+            after = [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+            assert all((a == b).all() for a, b in zip(before, after, strict=True)), (file, bit)
+        except UserError as error:
+            refused.append(str(error))
+        file.write_bytes(whole)
+    assert len(refused) > 80
+    assert all(str(tmp_path / "checkpoints") in said and "\n" not in said for said in refused)
+    assert int(checkpoints.restore(saved, 3)[0].step) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"\xff\x00", b'{"metric": "high"}', b'{"metric": 1}']
+)
+def test_a_damaged_rank_is_written_again(checkpoints, tmp_path, caplog, content):
+    for step, metric in [(1, 0.9), (2, 0.5), (3, 0.1)]:
+        checkpoints.save(make_state(step), {}, metric)
+    checkpoints.wait()
+    file = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    file.write_bytes(content)
+    again = checkpoint.Checkpoints(tmp_path, keep_last=2, keep_best=1)
+    again.save(make_state(4), {}, 0.2)
+    again.wait()
+    again.close()
+    assert str(file) in caplog.text
+    assert again.steps() == [1, 3, 4]  # the best is known again
+
+
+def largest(folder):
+    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def flip(file, bit):
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)

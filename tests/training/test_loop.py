@@ -224,8 +224,8 @@ def test_what_no_step_can_have_is_refused_before_data_is_opened(field, value, tm
     config = pretrain_config.get_config("smoke")
     config.data.manifest = "nowhere.csv"
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=f"config.{field}"):
-        opening.open_run(config, tmp_path)
+    with pytest.raises(UserError, match=f"config.{field}"), opening.alone(config, tmp_path):
+        pass
 
 
 def test_a_finished_run_is_not_trained_again(copy):

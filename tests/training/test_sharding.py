@@ -62,6 +62,10 @@ def test_the_steps_do_train(results):
     assert losses[-1] < losses[0] - 0.05
 
 
+def test_digests_do_not_depend_on_the_mesh(results):
+    assert results["same_digests"]
+
+
 @pytest.mark.parametrize("variant", meshes.VARIANTS)
 def test_parameters_are_born_kept_and_restored_in_their_shares(results, variant):
     (_, fsdp, tensor), _ = meshes.VARIANTS[variant]

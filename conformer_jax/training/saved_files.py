@@ -1,0 +1,73 @@
+"""What lies in the folder of a checkpoint besides arrays, and whether it is what was written."""
+
+import json
+import logging
+import math
+
+from conformer_jax.errors import UserError
+from conformer_jax.training import digest
+
+UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
+
+
+def steps(directory) -> list[int]:
+    """Steps that have a checkpoint in `<workdir>/checkpoints`, in no order."""
+    if not directory.is_dir():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def read_meta(folder):
+    """`meta` of a checkpoint and its digests; OSError or ValueError where it is damaged."""
+    file = folder / "meta" / "metadata"
+    try:
+        meta, digests = digest.unseal(json.loads(file.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(meta.get("config", {}), dict):
+        raise ValueError(f"{file}: its config is no JSON object")
+    return meta, digests
+
+
+def mend_metrics(directory):
+    """Writes the files that Orbax ranks by again where they are not what `meta` says: one that is
+    damaged would end every run in this workdir."""
+    for step in steps(directory):
+        file = directory / str(step) / "metrics" / "metrics"
+        try:
+            saved = read_meta(file.parent.parent)[0].get("metric")
+        except (OSError, ValueError):
+            saved = None
+        try:
+            found = json.loads(file.read_bytes())["metric"]
+            fine = math.isfinite(found) and saved in (None, found)
+        except (OSError, ValueError, TypeError, KeyError):
+            fine = False
+        if not fine:
+            logging.warning("%s is damaged: written again", file)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"metric": UNRANKED if saved is None else saved}))
+
+
+def check_names(saved, wanted, directory):
+    """Raises UserError unless both trees have the same names and shapes."""
+    saved, wanted = digest.flat(saved), digest.flat(wanted)
+    problems = {
+        "missing": sorted(wanted.keys() - saved.keys()),
+        "left over": sorted(saved.keys() - wanted.keys()),
+        "other shape": [
+            f"{name} {tuple(saved[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in sorted(saved.keys() & wanted.keys())
+            if tuple(saved[name].shape) != tuple(wanted[name].shape)
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in problems.items()
+            if names
+        )
+        raise UserError(
+            f"the checkpoint in {directory} is of another architecture: {told}; make "
+            f"config.conformer and config.target the same as in its config.json"
+        )
