@@ -15,6 +15,7 @@ import pathlib
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
+from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 
@@ -26,7 +27,7 @@ def cross_validate(config, workdir) -> dict:
 
     Args:
       config: the full config; data.eval_folds and .train_folds are set here.
-      workdir: gets `fold_<name>/`, each a run of its own, and folds.json.
+      workdir: gets `fold_<name>/`, each a run of its own, named by `data.folds`; and folds.json.
 
     Returns:
       what is in folds.json: 'name' of what was done, what `summarise` makes of its folds, and
@@ -46,6 +47,7 @@ def cross_validate(config, workdir) -> dict:
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
     rows = read_manifest(config.data.manifest)
+    rows = [row for row in rows if row.labels] or rows  # the others are not evaluated on
     folds = sorted({row.fold for row in rows if row.fold})
     if without := sum(not row.fold for row in rows):
         logging.warning("WARNING %d clips have no fold: they are left out", without)
@@ -58,11 +60,11 @@ def cross_validate(config, workdir) -> dict:
     for i, fold in enumerate(folds):
         logging.info("fold %s (%d of %d)", fold, i + 1, len(folds))
         one = config.copy_and_resolve_references()
-        one.name = f"{config.name}_fold_{fold}"
+        one.name = f"{config.name}_{folder_name(fold)}"
         one.data.update(
             train_folds=tuple(other for other in folds if other != fold), eval_folds=(fold,)
         )
-        rows, compiled = run.with_control(one, workdir / f"fold_{fold}", compiled)
+        rows, compiled = run.with_control(one, workdir / folder_name(fold), compiled)
         for name, record in rows:
             figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
             found.setdefault(name, {})[fold] = figures

@@ -6,22 +6,45 @@ import sys
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.folder import write_manifest
 
+_CRASHED, _INTERRUPTED = 70, 130  # as of the commands that train
+
 
 def main(argv=None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m conformer_jax.manifest",
         description="Write a manifest (CSV) of the audio files in a folder, one subfolder a class.",
+        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="DIR", help="folder to search")
     parser.add_argument("--output", metavar="FILE", help="default: DIR/manifest.csv; replaced")
+    parser.add_argument(
+        "--label_from",
+        default="parent",
+        metavar="LEVEL",
+        help="which folder's name is a file's label: parent (the one that holds the file, the "
+        "default), top (the first below DIR), 2, 3, ... (the second, third), or none",
+    )
     parser.add_argument("--folds", type=int, default=0, metavar="K", help="assign folds 1 to K")
+    parser.add_argument(
+        "--group",
+        metavar="COLUMN|REGEX",
+        help="with --folds: keep together the files that have the same value in a column of the "
+        "manifest that is replaced, or in whose paths a regular expression finds the same",
+    )
     args = parser.parse_args(argv)
     try:
-        print(write_manifest(args.folder, args.output, args.folds))
+        print(write_manifest(args.folder, args.output, args.folds, args.label_from, args.group))
     except DataError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except OSError as e:
+        where = f"cannot write {e.filename}: " if e.filename else ""
+        print(f"error: {where}{e.strerror or e}: mend it and try again", file=sys.stderr)
+        return _CRASHED
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 

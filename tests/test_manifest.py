@@ -1,6 +1,7 @@
 """The command that writes a manifest of a folder."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -42,15 +43,17 @@ def test_the_command_writes_a_manifest(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "files       4, 0.00 h" in done.stdout
-    assert "classes     2: cat, dog" in done.stdout
-    assert "unreadable  2" in done.stdout
+    assert "classes     3: cat, deep, dog" in done.stdout
+    assert "--label_from=top would give 2: cat, dog" in done.stdout
+    assert "unreadable  1, see " in done.stdout
+    assert "texts       1, passed over" in done.stdout
     assert f"--config.data.manifest={tmp_path}/manifest.csv" in done.stdout
     listed = [tuple(record.values()) for record in table(tmp_path / "manifest.csv")]
     assert listed == [
         ("4.ogg", "", "", "0.500"),
         ("cat/3.wav", "cat", "", "0.500"),
         ("dog/1.wav", "dog", "", "0.500"),
-        ("dog/deep/2.flac", "dog", "", "0.500"),
+        ("dog/deep/2.flac", "deep", "", "0.500"),
     ]
     unreadable = {r["path"]: r["reason"] for r in table(tmp_path / "manifest_unreadable.csv")}
     assert unreadable["cat/empty.wav"] == "empty file"
@@ -103,3 +106,110 @@ def test_the_command_fails_in_one_line(tmp_path, capsys):
     assert "contains no readable audio; what it contains is listed in" in message
     assert message.count("\n") == 1
     assert not (tmp_path / "manifest.csv").exists()
+
+
+def sound(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(100), 8000)
+
+
+def labels_of(folder):
+    return {row.name: row.labels for row in read_manifest(folder / "manifest.csv")}
+
+
+def test_the_level_of_the_labels_can_be_chosen(tmp_path, capsys):
+    for part in ("train", "test"):
+        for label in ("cats; dogs", "rain"):
+            sound(tmp_path / part / label / f"{part}.wav")
+    name = "train/cats; dogs/train.wav"
+    expected = {
+        "parent": ("cats; dogs",),
+        "top": ("train",),
+        "1": ("train",),
+        "2": ("cats; dogs",),
+        "3": (),
+        "none": (),
+    }
+    for level, labels in expected.items():
+        assert manifest.main([str(tmp_path), f"--label_from={level}"]) == 0
+        assert labels_of(tmp_path)[name] == labels, level
+        said = capsys.readouterr().out
+        assert ("--label_from=top would give 2: test, train" in said) == (level in "parent23")
+    assert manifest.main([str(tmp_path), "--label_from=0"]) == 1
+    assert "--label_from=0: parent, top, none" in capsys.readouterr().err
+
+
+def test_one_class_warns(tmp_path, capsys):
+    sound(tmp_path / "rain" / "1.wav")
+    assert manifest.main([str(tmp_path)]) == 0
+    assert "WARNING     one class only" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_counted_with_what_would_read_it(tmp_path, capsys):
+    sound(tmp_path / "rain" / "1.wav")
+    for i in range(3):
+        (tmp_path / f"{i}.m4a").write_bytes(b"\0\0\0\x18ftypM4A " + bytes(100))
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    (tmp_path / "readme.txt").write_text("wörds")
+    assert manifest.main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "unreadable  4, see" in said
+    assert "3 .m4a: not read yet: convert with `ffmpeg -i IN OUT.flac`" in said
+    assert "1 .raw: no header" in said
+    assert "texts       1, passed over" in said
+
+
+def test_folds_keep_groups_together(tmp_path, capsys):
+    for label in "ab":
+        for site in range(4):
+            for take in range(2):
+                sound(tmp_path / label / f"site{site}_{take}.wav")
+    command = [str(tmp_path), "--folds=2"]
+    assert manifest.main([*command, "--group=site[0-9]"]) == 0
+    rows = table(tmp_path / "manifest.csv")
+    assert len({(row["group"], row["fold"]) for row in rows}) == 4
+    # Another column, filled by hand: it is read from the manifest that is replaced, and kept.
+    for row in rows:
+        row["day"] = "monday" if row["group"] in ("site0", "site3") else "tuesday"
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    for _ in range(2):
+        assert manifest.main([*command, "--group=day"]) == 0
+        rows = table(tmp_path / "manifest.csv")
+        assert len({(row["day"], row["fold"]) for row in rows}) == 2
+    assert "folds       2, of 8, 8 labelled files; 2 groups" in capsys.readouterr().out
+    assert manifest.main([*command, "--group=night"]) == 1
+    assert "no such column" in capsys.readouterr().err
+    assert table(tmp_path / "manifest.csv") == rows
+
+
+def test_linked_folders_are_followed_once(tmp_path, capsys):
+    folder, elsewhere = tmp_path / "sounds", tmp_path / "elsewhere"
+    sound(elsewhere / "1.wav")
+    sound(folder / "rain" / "2.wav")
+    (folder / "cats").symlink_to(elsewhere)
+    (folder / "drops").symlink_to("rain")
+    (folder / "rain" / "up").symlink_to("..")
+    assert manifest.main([str(folder)]) == 0
+    assert labels_of(folder) == {"cats/1.wav": ("cats",), "rain/2.wav": ("rain",)}
+    assert "links       2 to folders that are listed already: drops, rain/up" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_full_disk_leaves_the_old_manifest(tmp_path, capsys, monkeypatch):
+    sound(tmp_path / "rain" / "1.wav")
+    (tmp_path / "manifest.csv").write_text("path\nold.wav\n")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert manifest.main([str(tmp_path)]) == 70
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"cannot write {tmp_path}/manifest.csv: No space left on device" in said
+    assert (tmp_path / "manifest.csv").read_text() == "path\nold.wav\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.csv", "rain"]

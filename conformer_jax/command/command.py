@@ -47,7 +47,7 @@ def execute(work, workdir, process_flags) -> None:
     except preemption.Preempted as stopped:
         print(f"{stopped} and saved: the same command goes on", file=sys.stderr)
         sys.exit(_INTERRUPTED if stopped.by_user else preemption.EXIT_CODE)
-    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
+    except (UserError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         # Of several processes, winding down would wait for the others, which wait for this one.
         several = jax.process_count() > 1
         if isinstance(error, DiskFull):
@@ -61,7 +61,9 @@ def execute(work, workdir, process_flags) -> None:
                 overrides.fail(said, _CRASHED, at_once=several)
             said = f"{error}: mend it and run the same command again"
             overrides.fail(said, _CRASHED, at_once=several)
-        if "RESOURCE_EXHAUSTED" in str(error):
+        # XLA says the first of a device, C++ the second of the machine's memory, Python neither.
+        out_of_memory = any(said in str(error) for said in ("RESOURCE_EXHAUSTED", "std::bad_alloc"))
+        if out_of_memory or isinstance(error, MemoryError):
             overrides.fail(TOO_LITTLE_MEMORY, at_once=several)
         if not several:
             raise

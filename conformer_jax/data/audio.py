@@ -3,30 +3,17 @@
 import csv
 import math
 import os
-import re
 import threading
 
 import numpy as np
-import soundfile
 import soxr
 
+from conformer_jax.data.sound_file import BadAudio, OpenSound
 from conformer_jax.errors import UserError
-
-# An MP3 frame borrows bits from earlier frames: after a seek the first ones decode wrongly, so
-# decoding starts this many samples early and throws them away.
-_MP3_LEAD = 12 * 1152
 
 # A crop that is resampled is read with this many samples (at the lower of the two rates) around
 # it, more than half the length of soxr's filter, so it equals the crop of the resampled file.
 _FILTER_MARGIN = 512
-
-# libsndfile shortens a truncated file's length silently; only its log tells what the header said.
-_DECLARED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAMED = 0x7FFFF000  # programs that write to a pipe declare about this size, or twice it
-
-
-class BadAudio(Exception):
-    """One file cannot be used; `str(e)` is the reason in a few plain words."""
 
 
 class DataError(UserError):
@@ -109,35 +96,26 @@ def read_audio(path, sample_rate, num_samples=None, position=0.0) -> np.ndarray:
         to the last, None for the middle.
 
     Returns:
-      float32 [n], 1 <= n <= num_samples. Of a longer file only the crop is decoded.
+      float32 [n], 1 <= n <= num_samples. Of a longer file only the crop is decoded, but for formats
+      that cannot seek (GSM, G.72x, NMS ADPCM, DWVW, XI), which are decoded from the beginning.
 
     Raises:
-      BadAudio: the file is missing, empty, truncated, undecodable or not finite.
+      BadAudio: the file is missing, no regular file, empty, truncated, undecodable, not finite,
+        beyond 1000 times full scale, or of a rate outside 1 kHz to 1 MHz.
     """
-    try:
-        with open(path, "rb") as handle, _sound_file(handle) as sound:
-            frames, rate = _length(sound), sound.samplerate
-            first, count, offset, keep = plan_crop(frames, rate, sample_rate, num_samples, position)
-            lead = min(first, _MP3_LEAD) if sound.format == "MP3" else 0
-            if first > lead:
-                sound.seek(first - lead)
-            channels = sound.read(lead + count, dtype="float32", always_2d=True)[lead:]
-    except OSError as e:
-        raise BadAudio(_os_reason(e)) from None
-    except soundfile.LibsndfileError as e:
-        raise BadAudio(f"cannot be decoded: {_detail(e)}") from None
-    if len(channels) < count:
-        raise BadAudio(f"truncated: {first + len(channels)} of {frames} samples")
-    return resample(channels.mean(axis=1), rate, sample_rate)[offset : offset + keep]
+    with OpenSound(path) as sound:
+        rate = sound.rate
+        first, count, offset, keep = plan_crop(
+            sound.frames, rate, sample_rate, num_samples, position
+        )
+        audio = sound.read(first, count)
+    return resample(audio, rate, sample_rate)[offset : offset + keep]
 
 
 def audio_length(path) -> tuple[int, int]:
     """(samples of one channel, sample rate in Hz) from the header; raises BadAudio."""
-    try:
-        with open(path, "rb") as handle, _sound_file(handle) as sound:
-            return _length(sound), sound.samplerate
-    except OSError as e:
-        raise BadAudio(_os_reason(e)) from None
+    with OpenSound(path) as sound:
+        return sound.frames, sound.rate
 
 
 def plan_crop(frames, rate, sample_rate, num_samples, position) -> tuple[int, int, int, int]:
@@ -182,36 +160,3 @@ def resample(audio, rate, sample_rate) -> np.ndarray:
     if not np.isfinite(audio).all():
         raise BadAudio("contains NaN or infinity")
     return audio
-
-
-def _sound_file(handle) -> soundfile.SoundFile:
-    if os.fstat(handle.fileno()).st_size == 0:
-        raise BadAudio("empty file")
-    try:
-        # By descriptor: given a name, libsndfile and soundfile trust some extensions blindly.
-        return soundfile.SoundFile(handle.fileno(), closefd=False)
-    except soundfile.LibsndfileError as e:
-        raise BadAudio(f"not audio or unknown format: {_detail(e)}") from None
-
-
-def _length(sound) -> int:
-    if sound.frames == 0:
-        raise BadAudio("no samples")
-    if sound.frames >= 2**62:
-        raise BadAudio("header does not say how long it is")
-    declared = _DECLARED.search(sound.extra_info)
-    if declared and int(declared[1]) < _STREAMED and int(declared[2]) > 0:
-        expected = sound.frames * int(declared[1]) // int(declared[2])
-        if expected > sound.frames:
-            raise BadAudio(f"truncated: {sound.frames} of {expected} samples")
-    return sound.frames
-
-
-def _os_reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "file not found"
-    return f"cannot be opened: {error.strerror or error}"
-
-
-def _detail(error: soundfile.LibsndfileError) -> str:
-    return error.error_string.removeprefix("Error : ").rstrip(".").strip()

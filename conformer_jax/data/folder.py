@@ -2,121 +2,129 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import csv
+import errno
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
-from conformer_jax.data.holdout import name_hash
+from conformer_jax.data.folds import deal, groups_by_pattern
+from conformer_jax.data.manifest import join_labels, read_records
+from conformer_jax.data.tree import ADVICE, find, is_text
+
+_SHOWN = 8  # names in a list of the summary
 
 
-class _Found(NamedTuple):
-    """Of a folder: rows of the manifest, (path, reason) of files that cannot be read."""
+class _Sound(NamedTuple):
+    """A file that can be read."""
 
-    rows: list[list[str]]
-    unreadable: list[tuple[str, str]]
-    seconds: float  # of all rows
+    name: str  # its path below the folder of the manifest
+    folders: tuple[str, ...]  # on its way below the folder that was searched
+    seconds: float
 
 
-def write_manifest(folder, output=None, folds=0) -> str:
+def write_manifest(folder, output=None, folds=0, label_from="parent", group=None) -> str:
     """Writes a manifest of the audio below `folder`; returns a summary to print.
 
-    A file's label is the first folder on its way below `folder`. Files whose headers cannot be
-    read go to a second CSV (path, reason) beside `output`; hidden files are passed over.
+    Files whose headers cannot be read go to a second CSV (path, reason) beside `output`; hidden
+    files are passed over, links followed (`tree.find`).
 
     Args:
       folder: to search.
-      output: CSV to write (an existing one is replaced); None for manifest.csv in `folder`.
-      folds: fill `fold` with 1 to this many, equally often within a label; 0 leaves it empty.
+      output: CSV to write (an existing one is replaced as a whole); None for manifest.csv in
+        `folder`.
+      folds: fill `fold` with 1 to this many (`folds.deal`); 0 leaves it empty.
+      label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
+        first below `folder`, '2', the second, and so on, or 'none'.
+      group: files of one group come to lie in one fold. A column of the CSV that is replaced, or a
+        regular expression for `name`s. It is written as a column, 'group' in the latter case.
 
-    Raises DataError: one fold, no such folder, no audio in it, or `output` cannot be written.
+    Raises:
+      DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
+        or `output` may not be written.
+      OSError: it cannot be, because the disk is full or broken; what was there before is kept.
     """
-    if folds < 0 or folds == 1:
-        raise DataError(f"--folds={folds}: two are the least")
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: name one that contains audio files")
-    output = Path(output) if output else folder / "manifest.csv"
-    unreadable_list = output.with_name(f"{output.stem}_unreadable.csv")
-    if not output.parent.is_dir():
-        raise DataError(f"{output.parent} does not exist: create it or choose another --output")
-    statistics = output.with_name(output.name + ".statistics.json")
-    own = {output.resolve(), unreadable_list.resolve(), statistics.resolve()}
-    found = _look_through(folder, output.parent, own)
-    if folds:
-        _assign_folds(found.rows, folds)
-    try:
-        if found.unreadable:
-            _write_csv(unreadable_list, ("path", "reason"), found.unreadable)
-        else:
-            unreadable_list.unlink(missing_ok=True)  # of an earlier run
-        if found.rows:
-            _write_csv(output, ("path", "label", "fold", "duration_s"), found.rows)
-    except OSError as e:
-        raise DataError(f"cannot write {e.filename}: {e.strerror}; choose another --output") from e
-    if not found.rows:
-        reasons = f"; what it contains is listed in {unreadable_list}" if found.unreadable else ""
-        raise DataError(f"{folder} contains no readable audio{reasons}")
-    return _summary(found, output, unreadable_list, folds)
+    folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
+    found, sounds, unreadable = _listen(folder, output, unreadable_list)
+    texts = [path for path, _ in unreadable if is_text(path)]
+    by_extension = collections.Counter(
+        path.suffix.lower() or "no extension" for path, _ in unreadable if path not in set(texts)
+    )
+    labels = [_label(sound.folders, label_from) for sound in sounds]
+    columns, grouped = ["path", "label", "fold", "duration_s"], [None] * len(sounds)
+    if group and sounds:
+        column, grouped = _groups(group, output, [sound.name for sound in sounds])
+        columns.append(column)
+    dealt = [""] * len(sounds)
+    if folds and sounds:
+        dealt = deal([sound.name for sound in sounds], labels, grouped, folds)
+    rows = [
+        [s.name, join_labels([label] if label else []), fold, f"{s.seconds:.3f}", of_group or ""]
+        for s, label, fold, of_group in zip(sounds, labels, dealt, grouped, strict=True)
+    ]
+    reasons = [(_spelled(path, output.parent), reason) for path, reason in unreadable]
+    if reasons:
+        _replace(unreadable_list, ("path", "reason"), reasons)
+    else:
+        with contextlib.suppress(OSError):  # of an earlier run
+            unreadable_list.unlink(missing_ok=True)
+    if not rows:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in by_extension.most_common(_SHOWN))
+        what = f"{kinds}; " if kinds else ""
+        why = f"; {what}what it contains is listed in {unreadable_list}" if unreadable else ""
+        raise DataError(f"{folder} contains no readable audio{why}")
+    _replace(output, columns, [row[: len(columns)] for row in rows])
 
-
-def _look_through(folder, beside, own):
-    """What lies below `folder`, with paths as seen from `beside`; the files in `own` do not."""
-    paths = [path for path in _visible_files(folder) if path.resolve() not in own]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        lengths = list(pool.map(_length_or_reason, paths))
-    found = _Found([], [], 0.0)
-    for path, length in zip(paths, lengths, strict=True):
-        name = Path(os.path.relpath(path, beside)).as_posix()
-        if isinstance(length, str):
-            found.unreadable.append((name.encode("utf-8", "backslashreplace").decode(), length))
-            continue
-        duration = length[0] / length[1]
-        parents = path.relative_to(folder).parts[:-1]
-        found.rows.append([name, parents[0] if parents else "", "", f"{duration:.3f}"])
-        found = found._replace(seconds=found.seconds + duration)
-    return found
-
-
-def _summary(found, output, unreadable_list, folds):
-    rows, unreadable = found.rows, found.unreadable
-    classes = sorted({row[1] for row in rows} - {""})
-    shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
     lines = [
         f"Wrote {output}",
-        f"  files       {len(rows)}, {found.seconds / 3600:.2f} h",
-        f"  classes     {len(classes)}" + (f": {shown}" if classes else ""),
-        f"  unreadable  {len(unreadable)}" + (f", see {unreadable_list}" if unreadable else ""),
-        *([f"  folds       {folds}, each label spread over them"] if folds else []),
-        *_next(output, len(classes), folds),
+        *_contents(sounds, labels, label_from),
+        *_left_out(folder, found, by_extension, len(texts), unreadable_list),
+        *(_folds(folds, labels, dealt, grouped) if folds else ()),
+        *_next(output, len(set(labels) - {""}), folds),
     ]
     return "\n".join(lines)
 
 
-def _next(manifest, num_classes, folds):
-    """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
-    probe = f"--config=configs/finetune.py:probe --config.data.manifest={manifest}"
-    lines = []
-    if num_classes > 1:
-        module = "cross_validate" if folds else "main"
-        lines.append(
-            f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} {probe}"
-        )
-    lines.append(
-        "Next, with an hour of sound or more: python -m conformer_jax.main "
-        f"--config=configs/pretrain.py:tiny --config.data.manifest={manifest}"
-    )
-    return lines
+def _check(folder, output, folds, label_from, group):
+    if folds < 0 or folds == 1:
+        raise DataError(f"--folds={folds}: two are the least")
+    if group and not folds:
+        raise DataError(f"--group={group} is about folds: say how many, such as --folds=5")
+    if label_from not in ("parent", "top", "none") and not (
+        label_from.isdecimal() and int(label_from) > 0
+    ):
+        raise DataError(f"--label_from={label_from}: parent, top, none, or a number from 1 on")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: name one that contains audio files")
+    output = Path(output) if output else folder / "manifest.csv"
+    if not output.parent.is_dir():
+        raise DataError(f"{output.parent} does not exist: create it or choose another --output")
+    if os.path.lexists(output) and not output.is_file():
+        raise DataError(f"{output} is not a file: choose another --output")
+    return folder, output, output.with_name(f"{output.stem}_unreadable.csv")
 
 
-def _visible_files(folder):
-    """Regular files below `folder`, sorted by path; nothing whose name begins with a dot."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file() or path.is_symlink())
+def _listen(folder, output, unreadable_list):
+    """What was found; of it the sounds; and (path, reason) of the rest."""
+    statistics = output.with_name(output.name + ".statistics.json")
+    own = {os.path.realpath(path) for path in (output, unreadable_list, statistics)}
+    found = find(folder)
+    paths = [path for path in found.files if os.path.realpath(path) not in own]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        lengths = list(pool.map(_length_or_reason, paths))
+    sounds, unreadable = [], list(found.closed)
+    for path, length in zip(paths, lengths, strict=True):
+        if isinstance(length, str):
+            unreadable.append((path, length))
+        else:
+            name = Path(os.path.relpath(path, output.parent)).as_posix()
+            folders = path.relative_to(folder).parts[:-1]
+            sounds.append(_Sound(name, folders, length[0] / length[1]))
+    return found, sounds, unreadable
 
 
 def _length_or_reason(path) -> tuple[int, int] | str:
@@ -129,17 +137,117 @@ def _length_or_reason(path) -> tuple[int, int] | str:
         return "file name is not UTF-8"
 
 
-def _assign_folds(rows, folds) -> None:
-    by_label = collections.defaultdict(list)
-    for row in rows:
-        by_label[row[1]].append(row)
-    for group in by_label.values():
-        for i, row in enumerate(sorted(group, key=lambda row: (name_hash(row[0]), row[0]))):
-            row[2] = str(i % folds + 1)
+def _label(folders, label_from) -> str:
+    if label_from == "none" or not folders:
+        return ""
+    if label_from == "parent":
+        return folders[-1].strip()
+    level = 1 if label_from == "top" else int(label_from)
+    return folders[level - 1].strip() if level <= len(folders) else ""
 
 
-def _write_csv(path, columns, rows) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+def _groups(group, output, names):
+    """The column to write and the group of each file."""
+    if output.exists():
+        records = [record for _, record in read_records(output)]
+        if records and group in records[0] and group not in ("path", "fold"):
+            of_name = {record["path"]: (record[group] or "").strip() for record in records}
+            return group, [of_name.get(name) or None for name in names]
+    return "group", groups_by_pattern(group, names)
+
+
+def _contents(sounds, labels, label_from):
+    """What is listed, and whether other folders could be meant as the classes."""
+    classes = sorted(set(labels) - {""})
+    yield f"  files       {len(sounds)}, {sum(sound.seconds for sound in sounds) / 3600:.2f} h"
+    yield f"  classes     {len(classes)}" + (f": {_some(classes)}" if classes else "")
+    if label_from == "none":
+        return
+    depth = max(len(sound.folders) for sound in sounds)
+    told = [labels]
+    for other in ("parent", "top", *map(str, range(2, min(depth, 5) + 1))):
+        others = [_label(sound.folders, other) for sound in sounds]
+        names = sorted(set(others) - {""})
+        if names and others not in told:
+            yield f"              --label_from={other} would give {len(names)}: {_some(names)}"
+        told.append(others)
+    if len(classes) == 1:
+        yield "  WARNING     one class only: a classifier needs two, each in a subfolder of its own"
+
+
+def _left_out(folder, found, by_extension, num_texts, unreadable_list):
+    """What is not listed, the commonest kinds first, and what would read them."""
+    where = f", see {unreadable_list}" if by_extension else ""
+    yield f"  unreadable  {by_extension.total()}{where}"
+    for kind, count in by_extension.most_common(_SHOWN):
+        yield f"              {count} {kind}: {ADVICE.get(kind, 'the list says why')}"
+    if num_texts:
+        yield f"  texts       {num_texts}, passed over"
+    if found.repeated:
+        names = _some([_spelled(path, folder) for path in found.repeated])
+        yield f"  links       {len(found.repeated)} to folders that are listed already: {names}"
+
+
+def _folds(folds, labels, dealt, grouped):
+    counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
+    sizes = collections.Counter(counted)
+    what = "labelled files" if any(labels) else "files"
+    groups = len({group for group in grouped if group is not None})
+    yield (
+        f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
+        + (f"; {groups} groups, each in one fold" if groups else "")
+    )
+    folds_of = collections.defaultdict(set)
+    for label, fold in zip(labels, dealt, strict=True):
+        folds_of[label].add(fold)
+    if few := sorted(label for label, of in folds_of.items() if label and len(of) < folds):
+        yield f"  WARNING     not in every fold, for want of files or groups: {_some(few)}"
+
+
+def _next(manifest, num_classes, folds):
+    """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
+    data = shlex.quote(f"--config.data.manifest={manifest}")
+    if num_classes > 1:
+        module = "cross_validate" if folds else "main"
+        yield (
+            f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
+            f"--config=configs/finetune.py:probe {data}"
+        )
+    yield (
+        "Next, with an hour of sound or more: python -m conformer_jax.main "
+        f"--config=configs/pretrain.py:tiny {data}"
+    )
+
+
+def _some(names) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _spelled(path, start) -> str:
+    """A path below `start`, whatever bytes it is made of, as text."""
+    name = Path(os.path.relpath(path, start)).as_posix()
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _replace(path, columns, rows) -> None:
+    """Writes a CSV under another name first: a kill or a full disk leaves what was there before."""
+    path = Path(os.path.realpath(path))  # the file that a link leads to, not the link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            e.filename, e.filename2 = str(path), None
+            if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOENT):
+                raise DataError(
+                    f"cannot write {path}: {e.strerror}; choose another --output"
+                ) from e
+        raise

@@ -8,6 +8,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from conformer_jax.data.folds import folder_name
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation.predictions import Predictions, load
 from conformer_jax.training import progress
@@ -169,7 +170,7 @@ def _study(name, path):
         return None
     runs = []
     for fold in (folds or {}).get("folds", {}):
-        run = read_run(f"fold {fold}", path / f"fold_{fold}")
+        run = read_run(f"fold {fold}", path / folder_name(fold))
         runs += [run] if run else []
     return Study(name, path, efficiency, arms, folds, runs)
 

@@ -1,9 +1,11 @@
 """Manifests: what is read, and what is refused in which words."""
 
+import csv
+
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.manifest import Row, read_manifest
+from conformer_jax.data.manifest import Row, join_labels, read_manifest
 
 
 def write(path, text, encoding="utf-8"):
@@ -76,3 +78,48 @@ def test_broken_manifests_say_what_to_mend(tmp_path, text, words):
 def test_not_utf8(tmp_path):
     (tmp_path / "m.csv").write_bytes(b"path,label\n\xe4.wav,x\n")
     assert "not a CSV file in UTF-8" in error_of(read_manifest, tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators(tmp_path, separator):
+    text = 'path,label,fold\n"a,b.wav",,1\nc.wav,"x;y",2\n'.replace('"a,b.wav",,1', "a.wav,,1")
+    text = text.replace(",", separator)
+    rows = read_manifest(write(tmp_path / "m.csv", text))
+    assert [(r.name, r.labels, r.fold) for r in rows] == [
+        ("a.wav", (), "1"),
+        ("c.wav", ("x", "y"), "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['"a.wav,x', "b.wav,y"], "line 3: a quote that is opened here is not closed"),
+        (['"a.wav,x', 'b.wav,"y"'], "line 3: a quote that is opened here is not closed"),
+        (["a,b.wav,x"], "line 3: more fields than the 2 columns"),
+        (['"two\nlines.wav",x', "a.wav,y,z"], "line 5: more fields than the 2 columns"),
+    ],
+)
+def test_the_line_that_is_wrong_is_named(tmp_path, lines, words):
+    text = "\n".join(["path,label", "0.wav,x", *lines]) + "\n"
+    assert words in error_of(read_manifest, write(tmp_path / "m.csv", text))
+
+
+def test_empty_fields_behind_the_last_column_do_no_harm(tmp_path):
+    (row,) = read_manifest(write(tmp_path / "m.csv", "path,label\na.wav,x,,\n"))
+    assert row.labels == ("x",)
+
+
+def test_spaces_around_a_path_count_where_there_is_such_a_file(tmp_path):
+    (tmp_path / "a.wav ").touch()
+    rows = read_manifest(write(tmp_path / "m.csv", "path\na.wav \nb.wav \n"))
+    assert [row.name for row in rows] == ["a.wav ", "b.wav"]
+
+
+@pytest.mark.parametrize(
+    "labels", [("cats; dogs",), ("a\\",), ("a;", "\\;b", "c\\\\"), ("x\\y", ",", '"'), ()]
+)
+def test_labels_survive_being_written(tmp_path, labels):
+    with (tmp_path / "m.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), ("a.wav", join_labels(labels))])
+    assert read_manifest(tmp_path / "m.csv")[0].labels == labels

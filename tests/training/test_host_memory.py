@@ -9,7 +9,7 @@ import pytest
 
 STEPS = """
 import resource
-from conformer_jax import host_memory
+from conformer_jax.training import host_memory
 host_memory.keep_freed_memory()
 import jax, jax.numpy as jnp
 x = jnp.ones((4096, 64))
@@ -44,3 +44,32 @@ def test_steps_neither_fetch_memory_anew_nor_grow():
     # than the one before, or one where another thread has taken a little of it meanwhile.
     assert moved < 5
     assert growth < 32 + moved * space
+
+
+BOUND = """
+import ctypes
+from conformer_jax.training import host_memory
+host_memory.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+before = resident()
+for size in (host_memory.MOST_KEPT // 4, host_memory.MOST_KEPT + 2**20):
+    space = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(space, 1, size)
+    libc.free(ctypes.c_void_p(space))
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_what_is_kept_has_a_bound():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    output = subprocess.run(
+        [sys.executable, "-c", BOUND], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    within, beyond = map(float, output.split())  # MiB
+    assert within > 400
+    assert beyond < 100
