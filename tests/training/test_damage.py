@@ -19,7 +19,7 @@ from configs import pretrain
 from conformer_jax.data.audio import BadAudioReport
 from conformer_jax.errors import UserError
 from conformer_jax.steps import state
-from conformer_jax.training import checkpoint, encoder_file, statistics, workdir
+from conformer_jax.training import checkpoint, encoder_file, opening, statistics, workdir
 
 STEP = 3
 # What the damage falls on, relative to the workdir; each as often as the others.
@@ -58,6 +58,12 @@ def config_of_run():
     return config
 
 
+def statistics_of(config, folder):
+    sections = config.features, config.data, config.synthetic
+    report = BadAudioReport(None, 1.0)
+    return statistics.feature_statistics(*sections, Clips(), report, folder, multi_label=False)
+
+
 def make_state(step):
     noise = jax.random.normal(jax.random.key(step), (16, 8))
     params = {"encoder": {"noise": noise}, "head": {"bias": jnp.zeros(2)}}
@@ -70,7 +76,7 @@ def finished(tmp_path_factory):
     """A run of three steps, whose last checkpoint is the one that is damaged."""
     folder, config = tmp_path_factory.mktemp("run"), config_of_run()
     workdir.claim(folder, config)
-    stats = statistics.feature_statistics(config, Clips(), BadAudioReport(None, 1.0), folder)
+    stats = statistics_of(config, folder)
     config.features.mean, config.features.deviation = stats
     checkpoints, log = checkpoint.Checkpoints(folder), opening.open_log(config, folder, 0)
     meta = {"config": config.to_dict(), "label_names": ["a", "b"]}
@@ -93,7 +99,7 @@ def reopen(folder):
     config = config_of_run()
     workdir.claim(folder, config)
     saved_config = json.loads((folder / "config.json").read_text())
-    stats = statistics.feature_statistics(config, Clips(), BadAudioReport(None, 1.0), folder)
+    stats = statistics_of(config, folder)
     own = checkpoint.read_meta(folder)
     checkpoints = checkpoint.Checkpoints(folder)
     try:
