@@ -10,7 +10,8 @@ def test_five_kills_change_no_bit(tmp_path):
     assert in_save >= 1
 
 
-@pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.slow)])  # 3 min
+@pytest.mark.slow  # 5 min with two moments on two busy cores, most of it compiling
+@pytest.mark.parametrize("moments", [2, 10])
 def test_sigterm_to_processes_that_save_at_every_step_is_heard_and_changes_no_bit(
     tmp_path, moments
 ):
