@@ -36,6 +36,7 @@ _READ_BY = {
     "optimizer.head_multiplier": ("finetune",),
     "optimizer.freeze_encoder_share": ("finetune",),
     "checkpoint": _TRAINED,
+    "data.unlabelled": _LABELLED,
     "data.labels_per_class": _LABELLED,
     "data.label_share": _LABELLED,
     "data.balanced": ("finetune",),
@@ -215,6 +216,9 @@ t.train_folds = ()  # values of the manifest's `fold` column to train on; () all
 t.eval_folds = ()  # and to evaluate on; () holds out eval_share
 # Share of each label's files held out where eval_folds is (), at least one of two or more.
 t.eval_share = Within(0.05, least=0, below=1)
+# finetune, with multi_label: clips without a label hold nothing of any class and are trained and
+# evaluated on ('negatives'), or nobody has listened to them ('skip').
+t.unlabelled = OneOf("negatives", "skip")
 t.labels_per_class = Within(0, least=0)  # finetune: labelled clips a class kept for training; 0 all
 # finetune: share of the training clips of each class (of those labels_per_class keeps) that
 # judges instead of training. The run then ends with the parameters of its best evaluation on
@@ -285,6 +289,8 @@ def is_read(name: str, config: dict) -> bool:
     if section == "quantizer" and config["target"] != "gumbel":
         return False
     if section == "synthetic" and (config["data"]["manifest"] or config["data"]["tfds_name"]):
+        return False
+    if name == "data.unlabelled" and not config["classifier"]["multi_label"]:
         return False
     if section == "probe" and config["task"] == "finetune":
         return config["classifier"]["init"] == "probe"

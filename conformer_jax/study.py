@@ -18,6 +18,7 @@ from absl import app, flags
 
 from conformer_jax.command import command, overrides
 from conformer_jax.data.holdout import split_rows
+from conformer_jax.data.labels import usable
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 
@@ -157,9 +158,14 @@ def _joined_paths(pretrain, finetune):
     data = finetune.data
     if not data.manifest:
         raise UserError("this arm needs --config.finetune.data.manifest, too")
-    labelled = [row for row in read_manifest(data.manifest) if row.labels]
+    rows = usable(
+        read_manifest(data.manifest),
+        data.manifest,
+        finetune.classifier.multi_label,
+        data.unlabelled,
+    )
     kept, held_out = split_rows(
-        labelled, data.manifest, data.train_folds, data.eval_folds, data.eval_share
+        rows, data.manifest, data.train_folds, data.eval_folds, data.eval_share
     )
     unheard = {row.path for row in held_out}
     paths = [row.path for row in read_manifest(pretrain.data.manifest) + kept]

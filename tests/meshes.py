@@ -46,6 +46,7 @@ def batch_of(step):
         "audio": rng.integers(-9999, 9999, (BATCH, SAMPLES)).astype(np.int16),
         "num_samples": rng.integers(SAMPLES // 2, SAMPLES, BATCH).astype(np.int32),
         "valid": (np.arange(BATCH) % 8 > 0).astype(np.float32),
+        "index": np.arange(BATCH, dtype=np.int32),
     }
 
 

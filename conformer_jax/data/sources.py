@@ -1,13 +1,13 @@
 """Random access to examples: manifests of audio files, TFDS data sets, the synthetic corpus."""
 
 import dataclasses
-import difflib
 import logging
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from conformer_jax.data import labels
 from conformer_jax.data.audio import (
     BadAudio,
     BadAudioReport,
@@ -205,6 +205,7 @@ class SourceSpec:
     train_folds: tuple
     eval_folds: tuple
     eval_share: float
+    unlabelled: str
     labels_per_class: int
     label_share: float
     sample_rate: int
@@ -225,6 +226,7 @@ def source_spec(config) -> SourceSpec:
         train_folds=tuple(fold_names(data.train_folds)),
         eval_folds=tuple(fold_names(data.eval_folds)),
         eval_share=data.eval_share,
+        unlabelled=data.unlabelled,
         labels_per_class=data.labels_per_class,
         label_share=data.label_share,
         sample_rate=sample_rate,
@@ -268,7 +270,7 @@ def open_sources(spec: SourceSpec, label_names=None) -> Sources:
         if not train.label_names:
             raise DataError(f"config.data.tfds_name: {where} has no labels to fine-tune on")
         names = train.label_names if label_names is None else label_names
-        _check_label_names(train.label_names, names, where)
+        labels.check_names(train.label_names, names, where)
     if tuple(names) != tuple(train.label_names):
         train, held_out = Subset(train, None, names), Subset(held_out, None, names)
     return _finish(spec, train, held_out)
@@ -293,13 +295,8 @@ def _manifest_sources(spec, label_names):
         if not found:
             raise DataError(f"{manifest} has no labels to fine-tune on: fill its column 'label'")
         names = tuple(found if label_names is None else label_names)
-        _check_label_names(found, names, manifest)
-        labelled = [row for row in rows if row.labels]
-        if len(labelled) < len(rows):
-            logging.info(
-                "%s: %d files without a label skipped", manifest, len(rows) - len(labelled)
-            )
-        rows = labelled
+        labels.check_names(found, names, manifest)
+        rows = labels.usable(rows, manifest, spec.multi_label, spec.unlabelled)
     _check_files(rows, manifest)
     parts = split_rows(rows, manifest, spec.train_folds, spec.eval_folds, spec.eval_share)
     return tuple(ManifestSource(part, spec.sample_rate, names) for part in parts)
@@ -341,6 +338,11 @@ def _finish(spec, train, held_out) -> Sources:
             raise DataError(f"no clip to {purpose}: check config.data (or config.synthetic)")
     if not spec.labelled:
         return Sources(train, held_out)
+    if spec.tfds_name and spec.multi_label and spec.unlabelled == "skip":
+        train, held_out = (
+            Subset(source, [i for i in range(len(source)) if source.labels(i)])
+            for source in (train, held_out)
+        )
     if not spec.multi_label and not spec.tfds_name:
         for source in (train, held_out):
             for i in range(len(source)):
@@ -353,12 +355,17 @@ def _finish(spec, train, held_out) -> Sources:
             f"config.data.labels_per_class is set"
         )
     if per_class > 0 or share < 1:
-        labels = [train.labels(i) for i in range(len(train))]
+        of_train = [train.labels(i) for i in range(len(train))]
         num_classes = len(train.label_names)
+        if spec.multi_label:  # negatives of every class are counted as one more
+            of_train = [of_clip or (num_classes,) for of_clip in of_train]
+            num_classes += 1
         if not per_class:
-            counts = np.bincount([c for of_clip in labels for c in of_clip], minlength=num_classes)
+            counts = np.bincount(
+                [c for of_clip in of_train for c in of_clip], minlength=num_classes
+            )
             per_class = np.maximum(np.rint(share * counts), 1)
-        kept = few_labels(labels, num_classes, per_class, spec.seed)
+        kept = few_labels(of_train, num_classes, per_class, spec.seed)
         logging.info("%d of %d labelled clips kept", len(kept), len(train))
         train = Subset(train, kept)
     return Sources(train, held_out)
@@ -366,17 +373,6 @@ def _finish(spec, train, held_out) -> Sources:
 
 def _several_labels(where) -> str:
     return f"{where} has more than one label: set --config.classifier.multi_label=True"
-
-
-def _check_label_names(found, known, where):
-    for label in found:
-        if label not in known:
-            near = difflib.get_close_matches(label, known, n=1, cutoff=0.0)
-            shown = ", ".join(known[:20]) + (f", ... ({len(known)})" if len(known) > 20 else "")
-            raise DataError(
-                f"{where}: label '{label}' is unknown to the checkpoint; nearest is "
-                f"'{near[0] if near else ''}' (it knows {shown})"
-            )
 
 
 def _tfds_builder(name, data_dir):

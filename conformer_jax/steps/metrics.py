@@ -149,12 +149,32 @@ def lwlrap_per_class(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 def chance(labels: np.ndarray) -> dict[str, float]:
     """What guessing scores on labels [n, C]: the accuracy of the best constant guess, and the mAP
-    of random scores, which is the mean share of positives."""
-    present = labels.mean(0, dtype=np.float64)
-    return {
-        "chance_accuracy": float(present.max()),
-        "chance_mAP": float(present[present > 0].mean()),
-    }
+    that random scores have on average.
+
+    That is more than the share of positives, the less of them the more: a single positive among n
+    clips lies at each rank alike, with an average precision of 1 / rank.
+    """
+    count, n = labels.sum(0, dtype=np.float64), len(labels)
+    expected = random_average_precision(count[count > 0], n)
+    return {"chance_accuracy": float(count.max() / n), "chance_mAP": float(expected.mean())}
+
+
+def random_average_precision(positives, n: int):
+    """The expected average precision of n random scores without ties, of so many positives.
+
+    A positive of p lies at rank k with probability 1 / n, and of the k - 1 above it (k - 1) (p - 1)
+    / (n - 1) are expected to be positives; the mean over k of (1 + those) / k, H_n the harmonic
+    number:
+      (p - 1) / (n - 1) + (n - p) / (n (n - 1)) H_n
+
+    Args:
+      positives: p, 1 to n, a number or an array.
+      n: clips.
+    """
+    if n == 1:
+        return np.ones_like(positives, np.float64)
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    return (positives - 1) / (n - 1) + (n - positives) / (n * (n - 1)) * harmonic
 
 
 def figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -126,9 +126,9 @@ def pretrain_step(train_state: state.TrainState, batch, key: jax.Array):
 def pretrain_eval_step(train_state: state.TrainState, batch, key: jax.Array):
     """Metrics of one held-out batch: no dropout, hard codes.
 
-    Masks and distractors come from `key`, so pass the same key for the same batch to compare
-    checkpoints on the same task.
+    Masks and distractors of a clip come from `key` and its `index` [B] in the source, so with the
+    same key checkpoints are compared on the same task, however the clips are batched.
     """
-    batch = {**batch, "keys": state.clip_keys(key, batch["valid"].shape[0])}
+    batch = {**batch, "keys": state.keys_of(key, batch["index"])}
     _, pairs = _forward(train_state, train_state.eval_params, batch, train=False)
     return pairs

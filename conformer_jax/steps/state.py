@@ -78,7 +78,12 @@ class TrainState(flax.struct.PyTreeNode):
 @jax.named_scope("dropout")
 def clip_keys(key: jax.Array, size: int) -> jax.Array:
     """One random key for each of `size` clips: it follows from `key` and the clip's row."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+    return keys_of(key, jnp.arange(size))
+
+
+def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """One random key for each of the integers [B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
 def gradients(loss_fn, params, batch, *, passes: int):

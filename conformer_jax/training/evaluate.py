@@ -37,12 +37,12 @@ class Evaluator:
         """Metrics and predictions of the whole source; None where SIGTERM came on the way."""
         total, outputs = None, []
         batches = self._batches_of(source)
-        for i, batch in enumerate(batches):
+        for batch in batches:
             if self._watch.due():
                 batches.close()
                 return None
             batch = self._compiled.put_batch(batch)
-            result = self._compiled.eval_step(state, batch, jax.random.fold_in(self._key, i))
+            result = self._compiled.eval_step(state, batch, self._key)
             pairs, out = result if isinstance(result, tuple) else (result, None)
             total = metrics.add(total, pairs)
             if out is not None:

@@ -55,7 +55,8 @@ def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key
         state,
         restored=True,
         finished=left is None and meta.get("finished", ended),
-        fresh=left is not None,
+        # Where nothing is done nothing is evaluated, as in a run that was not stopped.
+        fresh=left is not None and int(state.step) > 0,
         sums=metrics.from_json(left["window"]) if left else None,
         records=meta.get("records"),
     )

@@ -264,6 +264,23 @@ def test_fine_tuning_takes_labelled_rows_and_sorted_names(tmp_path):
     assert labels_of(held_out) == [(2,)]
 
 
+def test_clips_without_a_label_are_negatives_where_clips_have_several(tmp_path):
+    records = [(f"{i}.wav", ("a;b", "b", "", "")[i % 4], str(i // 20)) for i in range(40)]
+    data = {"manifest": write_manifest(tmp_path, records), "eval_folds": ("1",)}
+    data |= {"task": "finetune", "multi_label": True}
+    train, held_out = open_sources(source_spec(config_of(**data)))
+    assert labels_of(train) == labels_of(held_out) == [(0, 1), (1,), (), ()] * 5
+    few = source_spec(config_of(**data, label_share=0.2))
+    assert labels_of(open_sources(few).train).count(()) == 2
+    for source in open_sources(source_spec(config_of(**data, unlabelled="skip"))):
+        assert labels_of(source) == [(0, 1), (1,)] * 5
+    data["multi_label"] = False  # one label a clip: none is no answer
+    records = [(name, label[:1], fold) for name, label, fold in records]
+    write_manifest(tmp_path, records)
+    for source in open_sources(source_spec(config_of(**data))):
+        assert labels_of(source) == [(0,), (1,)] * 5
+
+
 def test_a_checkpoint_fixes_the_order_of_labels(tmp_path):
     config = config_of(task="finetune", manifest=labelled_manifest(tmp_path))
     train, _ = open_sources(source_spec(config), label_names=("c", "b", "z", "a"))

@@ -244,6 +244,17 @@ def test_chance_is_what_guessing_scores():
     np.testing.assert_allclose(chance["chance_mAP"], random, atol=0.02)
 
 
+@pytest.mark.parametrize(("clips", "positives"), [(1, 1), (4, 1), (4, 4), (30, 1), (30, 7)])
+def test_chance_of_few_positives_is_what_random_scores_get(clips, positives):
+    """Not their share: one positive among 30 clips is 0.033, and random scores get 0.133."""
+    labels = np.zeros((clips, 2), bool)
+    labels[:positives, 0] = True
+    rng = np.random.default_rng(clips)
+    drawn = [metrics.mean_average_precision(rng.random(labels.shape), labels) for _ in range(4000)]
+    error = np.std(drawn) / np.sqrt(len(drawn))
+    assert abs(metrics.chance(labels)["chance_mAP"] - np.mean(drawn)) <= 4 * error + 1e-12
+
+
 def one_in(share, clips, seed):
     """Scores and labels of `clips` clips, each right with probability `share`."""
     right = np.random.default_rng(seed).random(clips) < share

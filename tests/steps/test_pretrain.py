@@ -34,6 +34,7 @@ def batch_of(seed=0, valid=(1, 1, 1, 1)):
         "audio": noise(seed, len(valid)) * valid[:, None],
         "num_samples": (SAMPLES * valid).astype(np.int32),
         "valid": valid,
+        "index": (np.arange(len(valid)) * valid).astype(np.int32),
     }
 
 
