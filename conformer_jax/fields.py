@@ -215,6 +215,8 @@ t.train_folds = ()  # values of the manifest's `fold` column to train on; () all
 t.eval_folds = ()  # and to evaluate on; () holds out eval_share
 # Share of the clips held out where eval_folds is (), at least one: data/holdout.py.
 t.eval_share = Within(0.05, least=0, below=1)
+# Refuse to evaluate an encoder (init_from) that has heard held-out clips; False: say it.
+t.refuse_heard = False
 t.labels_per_class = Within(0, least=0)  # finetune: labelled clips a class kept for training; 0 all
 # finetune: share of the training clips of each class (of those labels_per_class keeps) that
 # judges instead of training. The run then ends with the parameters of its best evaluation on
