@@ -57,6 +57,7 @@ def cross_validate(config, workdir) -> dict:
             f"'fold', or let `python -m conformer_jax.manifest DIR --folds=5` do it"
         )
     workdir, found, compiled = pathlib.Path(workdir), {}, None
+    heard = {"heard": 0, "heard_of": 0}
     for i, fold in enumerate(folds):
         logging.info("fold %s (%d of %d)", fold, i + 1, len(folds))
         one = config.copy_and_resolve_references()
@@ -65,11 +66,15 @@ def cross_validate(config, workdir) -> dict:
             train_folds=tuple(other for other in folds if other != fold), eval_folds=(fold,)
         )
         rows, compiled = run.with_control(one, workdir / folder_name(fold), compiled)
+        for count in heard:
+            heard[count] += int(rows[0][1].get(count, 0))
         for name, record in rows:
             figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
             found.setdefault(name, {})[fold] = figures
     summary, *control = [{"name": n, **summarise(of_folds)} for n, of_folds in found.items()]
     summary["control"] = control[0] if control else None
+    if heard["heard_of"]:  # recorded
+        summary |= heard
     distributed.on_first(lambda: workdirs.write_json(workdir / "folds.json", summary))
     return summary
 
@@ -105,6 +110,8 @@ def summarise(folds: dict[str, dict[str, float]]) -> dict:
 
 def table(summary: dict) -> str:
     """The summary as text, a line a row and figure."""
+    from conformer_jax.command import run
+
     rows = [row for row in (summary, summary["control"]) if row]
     width = max(19, *(len(row["name"]) for row in rows))
     lines = [f"{'mean over the folds':<{width}}  figure       mean  deviation  95 % interval"]
@@ -116,6 +123,8 @@ def table(summary: dict) -> str:
                 f"{name:<{width}}  {figure:<10}  {found['mean'][figure]:5.3f}  "
                 f"{found['deviation'][figure]:9.3f}  {low:.3f} to {high:.3f}"
             )
+    if told := run.heard(summary):
+        lines.append(told)
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import sys
 import safetensors
 
 from conformer_jax.errors import UserError
-from conformer_jax.training import checkpoint, encoder_file
+from conformer_jax.training import checkpoint, clips, encoder_file
 
 
 def main(argv):
@@ -24,12 +24,14 @@ def main(argv):
         return 2
     try:
         encoder, meta = checkpoint.read_encoder(argv[0])
-        encoder_file.save(argv[1], encoder, meta)
+        heard = clips.of_encoder(argv[0])
+        encoder_file.save(argv[1], encoder, meta, heard)
     except (UserError, OSError, safetensors.SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     size = pathlib.Path(argv[1]).stat().st_size
-    print(f"Wrote {argv[1]}: step {meta['step']}, {size / 1e6:.1f} MB")
+    count = "not recorded" if heard is None else f"{len(heard.clips)} clips"
+    print(f"Wrote {argv[1]}: step {meta['step']}, {size / 1e6:.1f} MB, heard: {count}")
     return 0
 
 

@@ -214,11 +214,13 @@ t.batch_size = Within(32, least=1)  # clips a step, over all devices and hosts
 t.eval_batch_size = Within(32, least=1)  # clips an evaluation step, likewise
 t.train_folds = ()  # values of the manifest's `fold` column to train on; () all but eval_folds
 t.eval_folds = ()  # and to evaluate on; () holds out eval_share
-# Share of each label's files held out where eval_folds is (), at least one of two or more.
+# Share of the clips held out where eval_folds is (), at least one: data/holdout.py.
 t.eval_share = Within(0.05, least=0, below=1)
 # finetune, with multi_label: clips without a label hold nothing of any class and are trained and
 # evaluated on ('negatives'), or nobody has listened to them ('skip').
 t.unlabelled = OneOf("negatives", "skip")
+# Refuse to evaluate an encoder (init_from) that has heard held-out clips; False: say it.
+t.refuse_heard = False
 t.labels_per_class = Within(0, least=0)  # finetune: labelled clips a class kept for training; 0 all
 # finetune: share of the training clips of each class (of those labels_per_class keeps) that
 # judges instead of training. The run then ends with the parameters of its best evaluation on

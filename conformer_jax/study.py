@@ -17,6 +17,7 @@ import statistics
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
+from conformer_jax.data.content import of_rows
 from conformer_jax.data.holdout import split_rows
 from conformer_jax.data.labels import usable
 from conformer_jax.data.manifest import read_manifest
@@ -164,12 +165,13 @@ def _joined_paths(pretrain, finetune):
         finetune.classifier.multi_label,
         data.unlabelled,
     )
+    rows = of_rows(rows, data.manifest)
     kept, held_out = split_rows(
         rows, data.manifest, data.train_folds, data.eval_folds, data.eval_share
     )
-    unheard = {row.path for row in held_out}
-    paths = [row.path for row in read_manifest(pretrain.data.manifest) + kept]
-    return [path for path in dict.fromkeys(paths) if path not in unheard]
+    unlabelled = of_rows(read_manifest(pretrain.data.manifest), pretrain.data.manifest)
+    unheard = {row.content for row in held_out}  # under another name, too
+    return list(dict.fromkeys(row.path for row in unlabelled + kept if row.content not in unheard))
 
 
 def _write_manifest(paths, run):

@@ -20,6 +20,7 @@ def _pretrain(config, workdir):
     result = loop.train_and_evaluate(config, workdir)
     lines = [
         diagnostics.summary(diagnostics.guess_of(config), result.train, result.held_out),
+        heard(result.held_out),
         f"Curves: {workdir}/curves.png, checkpoints: {workdir}/checkpoints",
         _bad_audio(workdir),
         _next(config, workdir),
@@ -36,6 +37,7 @@ def _labelled(config, workdir):
     picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
     lines = [
         table([*rows, ("chance", chance)]),
+        heard(held_out),
         f"{picture}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
@@ -91,6 +93,16 @@ def table(rows) -> str:
         f"{name:<{width}}  {record['accuracy']:8.3f}  {record['mAP']:5.3f}" for name, record in rows
     ]
     return "\n".join(lines)
+
+
+def heard(record) -> str:
+    """What stands below a table whose encoder has heard held-out clips; '' where it has not."""
+    if not record.get("heard"):
+        return ""
+    return (
+        f"The encoder has heard {record['heard']:.0f} of the {record['heard_of']:.0f} held-out "
+        f"clips in its pre-training: these figures flatter it"
+    )
 
 
 def _next(config, workdir):

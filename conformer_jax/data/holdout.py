@@ -9,6 +9,7 @@ import shlex
 from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.content import of_name
 from conformer_jax.data.manifest import Row
 
 
@@ -19,18 +20,28 @@ class Split(NamedTuple):
     held_out: list[Row]
 
 
-def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> Split:
+def split_rows(
+    rows, manifest, train_folds, eval_folds, eval_share, sides=None, *, by_name=False
+) -> Split:
     """Splits the rows of a manifest: by folds where `eval_folds` are given, else by a share.
 
     Args:
-      rows: list of `Row`.
+      rows: list of `Row`, with their content (content.py).
       manifest: its path, for messages.
       train_folds, eval_folds: values of `fold`, compared as strings. Without `train_folds` all
         but `eval_folds` are trained on; without `eval_folds` a share of those is held out.
-      eval_share: share of the files of each label that is held out: see `_split_by_share`.
+      eval_share: the share of the files that is held out: see `_split_by_share`.
+      sides: of a run that goes on, {content: whether it was held out}. Clips that it knows stay
+        on their side.
+      by_name: the share is chosen as versions before content.py did.
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
+    split = _split(rows, manifest, train_folds, eval_folds, eval_share, by_name)
+    return _as_before(split, rows, sides) if sides else split
+
+
+def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name):
     train_folds, eval_folds = fold_names(train_folds), fold_names(eval_folds)
     known = sorted({row.fold for row in rows if row.fold})
     _check_folds(known, manifest, train_folds, eval_folds)
@@ -47,7 +58,19 @@ def split_rows(rows, manifest, train_folds, eval_folds, eval_share) -> Split:
             _as_flag(known[0]),
             eval_share,
         )
+    if by_name:
+        return _split_by_name(rows, manifest, eval_share)
     return _split_by_share(rows, manifest, eval_share)
+
+
+def _as_before(split, rows, sides):
+    """The split with every clip on the side where `sides` has it."""
+    now = {row.name: False for row in split.train} | {row.name: True for row in split.held_out}
+    side = [sides.get(row.content, now.get(row.name)) for row in rows]
+    return Split(
+        [row for row, held_out in zip(rows, side, strict=True) if held_out is False],
+        [row for row, held_out in zip(rows, side, strict=True) if held_out],
+    )
 
 
 def _check_folds(known, manifest, train_folds, eval_folds):
@@ -73,12 +96,48 @@ def _split_by_folds(rows, manifest, train_folds, eval_folds):
 
 
 def _split_by_share(rows, manifest, share):
-    """Holds out `share` of the files of each label (files of several count for the first).
+    """Holds out the clips whose content, a number below 2^64, lies in the lowest `share` of them.
 
-    At least one and not all of two or more, chosen by a hash of their paths: that depends neither
-    on their order nor on any seed, and is the same with and without unlabelled files. A label's
-    only file is trained on; where all labels have one, they count as one.
+    So the side of a clip follows from the clip alone: in another manifest, under another name, with
+    and without labels it is the same, and copies lie together. Of a hundred clips about a hundred
+    times `share` are held out, not exactly. Where that would be none the lowest is held out, and
+    where it would be all the highest is trained on: of few clips that is then no longer so.
     """
+    contents = [of_name(row.name) if row.content is None else row.content for row in rows]
+    below = [content < share * 2.0**64 for content in contents]
+    if len(rows) < 2 or not 0 <= share < 1:
+        raise DataError(_nothing_left(manifest, share, len(rows)))
+    if all(below) or not any(below):
+        edge = max(contents) if all(below) else min(contents)
+        moved = {i for i, content in enumerate(contents) if content == edge}
+        if len(moved) == len(rows):  # copies of one clip
+            moved = {min(range(len(rows)), key=lambda i: rows[i].name)}
+        below = [(i in moved) != down for i, down in enumerate(below)]
+    return Split(
+        [row for row, down in zip(rows, below, strict=True) if not down],
+        [row for row, down in zip(rows, below, strict=True) if down],
+    )
+
+
+def say_labels_not_held_out(split: Split) -> None:
+    """Warns of labels with clips to train on and none to judge by: of few clips chance may leave
+    some out."""
+    held_out = {label for row in split.held_out for label in row.labels}
+    counts = collections.Counter(label for row in split.train for label in row.labels)
+    if missing := sorted(name for name, n in counts.items() if n > 1 and name not in held_out):
+        logging.warning(
+            "WARNING of %d labels no clip is held out (%s%s): raise --config.data.eval_share, name "
+            "--config.data.eval_folds, or cross-validate",
+            len(missing),
+            ", ".join(missing[:3]),
+            ", ..." if len(missing) > 3 else "",
+        )
+
+
+def _split_by_name(rows, manifest, share):
+    """As runs were split that were begun before content.py: `share` of the files of each label
+    (files of several count for the first), at least one and not all of two or more, by a hash of
+    their paths. Where all labels have one file, they count as one."""
     by_label = collections.defaultdict(list)
     for i, row in enumerate(rows):
         by_label[row.labels[:1]].append(i)
@@ -87,13 +146,6 @@ def _split_by_share(rows, manifest, share):
     for indices in groups or [range(len(rows))]:
         names = [rows[i].name for i in indices]
         chosen |= {indices[j] for j in hold_out(names, share, manifest)}
-    if len(chosen) > 3 * max(1, share * len(rows)):
-        logging.warning(
-            "WARNING %d of %d files are held out, one of each of many labels: where the folders "
-            "are no classes, empty the column 'label'",
-            len(chosen),
-            len(rows),
-        )
     return Split(
         [row for i, row in enumerate(rows) if i not in chosen],
         [row for i, row in enumerate(rows) if i in chosen],
@@ -118,12 +170,16 @@ def hold_out(names, share, whole) -> set[int]:
     `whole` names the data set in the DataError that is raised where none would be left.
     """
     if len(names) < 2 or not 0 <= share < 1:
-        raise DataError(
-            f"{whole}: holding out {share:g} of {len(names)} file(s) leaves none to train on; add "
-            "files or lower config.data.eval_share"
-        )
+        raise DataError(_nothing_left(whole, share, len(names)))
     count = min(max(1, round(share * len(names))), len(names) - 1)
     return set(sorted(range(len(names)), key=lambda i: (name_hash(names[i]), names[i]))[:count])
+
+
+def _nothing_left(whole, share, count):
+    return (
+        f"{whole}: holding out {share:g} of {count} file(s) leaves none to train on; add files or "
+        "lower config.data.eval_share"
+    )
 
 
 def name_hash(name) -> bytes:

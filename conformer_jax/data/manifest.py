@@ -22,6 +22,7 @@ class Row(NamedTuple):
     labels: tuple[str, ...]  # () where there is none
     fold: str  # '' where there is none
     name: str  # the path as the manifest writes it: the example's id
+    content: int | None = None  # content.py: digest of what the file holds, where it was looked at
 
 
 def read_manifest(path) -> list[Row]:

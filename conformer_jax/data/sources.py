@@ -1,4 +1,4 @@
-"""Random access to examples: manifests of audio files, TFDS data sets, the synthetic corpus."""
+"""Which clips a run hears: of manifests, TFDS data sets and the synthetic corpus."""
 
 import dataclasses
 import logging
@@ -8,22 +8,29 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer_jax.data import labels
-from conformer_jax.data.audio import (
-    BadAudio,
-    BadAudioReport,
-    DataError,
-    plan_crop,
-    read_audio,
-    resample,
+from conformer_jax.data.audio import BadAudio, BadAudioReport, DataError
+from conformer_jax.data.content import of_rows
+from conformer_jax.data.holdout import (
+    fold_names,
+    hold_out,
+    say_labels_not_held_out,
+    split_rows,
 )
-from conformer_jax.data.holdout import fold_names, hold_out, split_rows
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sampling import few_labels
+from conformer_jax.data.source import (
+    ManifestSource,
+    Source,
+    Subset,
+    TfdsSource,
+    tfds_builder,
+)
 from conformer_jax.data.synthetic import SyntheticSource, SyntheticSpec
 
 __all__ = [
     "BadAudio",
     "BadAudioReport",
+    "Before",
     "DataError",
     "ManifestSource",
     "Source",
@@ -31,164 +38,11 @@ __all__ = [
     "Sources",
     "Subset",
     "TfdsSource",
+    "finish",
     "open_sources",
+    "open_split",
     "source_spec",
 ]
-
-
-class Source:
-    """Examples 0 to len - 1. Methods are called from several threads at once.
-
-    Attributes:
-      sample_rate: Hz of what `read` returns.
-      label_names: names of the classes in order; () where there are no labels.
-    """
-
-    sample_rate: int
-    label_names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def example_id(self, i) -> str:
-        """A name for messages and predictions; the path as the manifest writes it."""
-        raise NotImplementedError
-
-    def labels(self, i) -> tuple[int, ...]:
-        """Indices into `label_names`; () where the example has none."""
-        raise NotImplementedError
-
-    def read(self, i, num_samples, position) -> np.ndarray:
-        """Returns float32 [n], mono, n <= num_samples; shorter examples are not padded.
-
-        A longer example is cropped: `position` in [0, 1) runs from the first possible start to
-        the last; None takes the middle. Raises BadAudio.
-        """
-        raise NotImplementedError
-
-
-class ManifestSource(Source):
-    """Audio files listed in a manifest."""
-
-    def __init__(self, rows, sample_rate, label_names=()):
-        """`rows`: list of manifest.Row. Without `label_names` the rows' labels are ignored."""
-        self.sample_rate = sample_rate
-        self.label_names = tuple(label_names)
-        self._rows = rows
-        self._index = {name: c for c, name in enumerate(self.label_names)}
-
-    def __len__(self):
-        return len(self._rows)
-
-    def example_id(self, i):
-        return self._rows[i].name
-
-    def labels(self, i):
-        if not self._index:
-            return ()
-        return tuple(self._index[name] for name in self._rows[i].labels)
-
-    def read(self, i, num_samples, position):
-        return read_audio(self._rows[i].path, self.sample_rate, num_samples, position)
-
-
-class TfdsSource(Source):
-    """A split of a prepared TFDS data set with an `audio` feature, read without TensorFlow.
-
-    `audio` is float, or integer with 16-bit full scale (as tfds.features.Audio stores it), [n] or
-    [n, channels]. Labels come from `label` or `labels`, a ClassLabel or a sequence of them.
-    """
-
-    def __init__(self, name, split, data_dir, sample_rate):
-        """Raises DataError: not prepared for random access, or without such a feature or split."""
-        builder = _tfds_builder(name, data_dir)
-        features = builder.info.features
-        if "audio" not in features:
-            raise DataError(f"config.data.tfds_name: {name} has no feature 'audio'")
-        try:
-            self._examples = builder.as_data_source(split=split)
-        except Exception as e:
-            raise DataError(_tfds_problem(name, data_dir, e)) from e
-        self.sample_rate = sample_rate
-        self._rate = getattr(features["audio"], "sample_rate", None) or sample_rate
-        self._prefix = f"{name}/{split}"
-        self._key = next((key for key in ("label", "labels") if key in features), None)
-        feature = features[self._key] if self._key else None
-        self.multi_label = hasattr(feature, "feature")  # a sequence
-        names = getattr(feature.feature if self.multi_label else feature, "names", None)
-        self.label_names = tuple(names or ())
-        self._labels = {}  # filled as examples are read: a label cannot be read on its own
-
-    def __len__(self):
-        return len(self._examples)
-
-    def example_id(self, i):
-        return f"{self._prefix}/{i}"
-
-    def labels(self, i):
-        if not self.label_names:
-            return ()
-        if i not in self._labels:
-            self._remember(i, self._examples[i])
-        return self._labels[i]
-
-    def read(self, i, num_samples, position):
-        example = self._examples[i]
-        if self.label_names:
-            self._remember(i, example)
-        audio = np.asarray(example["audio"])
-        if audio.size == 0:
-            raise BadAudio("no samples")
-        first, count, offset, keep = plan_crop(
-            len(audio), self._rate, self.sample_rate, num_samples, position
-        )
-        audio = audio[first : first + count]
-        if np.issubdtype(audio.dtype, np.integer):
-            if np.abs(audio.astype(np.int64)).max() > 2**15:
-                raise BadAudio("integer samples of more than 16 bits: scale unknown")
-            audio = audio / np.float32(2**15)
-        audio = audio.astype(np.float32)
-        audio = audio.mean(axis=1) if audio.ndim > 1 else audio
-        return resample(audio, self._rate, self.sample_rate)[offset : offset + keep]
-
-    def _remember(self, i, example):
-        classes = np.atleast_1d(example[self._key])
-        self._labels[i] = tuple(int(c) for c in classes if c >= 0)  # -1: TFDS for 'unknown'
-
-
-class Subset(Source):
-    """Some examples of a source, perhaps with its labels in another order or left out."""
-
-    def __init__(self, source, indices=None, label_names=None):
-        """Wraps `source`.
-
-        Args:
-          source: any Source.
-          indices: the examples to keep, in their new order; None for all.
-          label_names: the new order, which must contain all of the source's; () for no labels;
-            None for the source's own.
-        """
-        self._source = source
-        self._indices = np.arange(len(source)) if indices is None else np.asarray(indices)
-        self.sample_rate = source.sample_rate
-        self.label_names = tuple(source.label_names if label_names is None else label_names)
-        self._new = None
-        if self.label_names:
-            self._new = [self.label_names.index(name) for name in source.label_names]
-
-    def __len__(self):
-        return len(self._indices)
-
-    def example_id(self, i):
-        return self._source.example_id(int(self._indices[i]))
-
-    def labels(self, i):
-        if self._new is None:
-            return ()
-        return tuple(self._new[c] for c in self._source.labels(int(self._indices[i])))
-
-    def read(self, i, num_samples, position):
-        return self._source.read(int(self._indices[i]), num_samples, position)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,20 +99,33 @@ class Sources(NamedTuple):
     held_out: Source
 
 
-def open_sources(spec: SourceSpec, label_names=None) -> Sources:
+class Before(NamedTuple):
+    """How a run that goes on had split its manifest: arguments of holdout.split_rows."""
+
+    sides: dict[int, bool] | None = None
+    by_name: bool = False
+
+
+def open_sources(spec: SourceSpec, label_names=None, before: Before | None = None) -> Sources:
     """The sources to train on and to evaluate on.
 
     Args:
       spec: from `source_spec`.
       label_names: the classes of a checkpoint, whose order is taken; None for the data's own
         (of a manifest: its distinct labels, sorted).
+      before: of a run that goes on.
 
     Raises DataError: whatever is wrong with the data as configured.
     """
+    return finish(spec, *open_split(spec, label_names, before))
+
+
+def open_split(spec: SourceSpec, label_names=None, before: Before | None = None) -> Sources:
+    """`open_sources` before anything is left out of what is trained on (labels_per_class)."""
     if spec.manifest and spec.tfds_name:
         raise DataError("config.data.manifest and config.data.tfds_name are both set: clear one")
     if spec.manifest:
-        return _finish(spec, *_manifest_sources(spec, label_names))
+        return Sources(*_manifest_sources(spec, label_names, before or Before()))
     if spec.tfds_name:
         train, held_out = _tfds_sources(spec)
         where = f"TFDS {spec.tfds_name}"
@@ -273,7 +140,7 @@ def open_sources(spec: SourceSpec, label_names=None) -> Sources:
         labels.check_names(train.label_names, names, where)
     if tuple(names) != tuple(train.label_names):
         train, held_out = Subset(train, None, names), Subset(held_out, None, names)
-    return _finish(spec, train, held_out)
+    return Sources(train, held_out)
 
 
 def _synthetic_source(spec, split):
@@ -286,7 +153,7 @@ def _synthetic_source(spec, split):
     )
 
 
-def _manifest_sources(spec, label_names):
+def _manifest_sources(spec, label_names, before):
     manifest = spec.manifest
     rows = read_manifest(manifest)
     names = ()
@@ -298,7 +165,17 @@ def _manifest_sources(spec, label_names):
         labels.check_names(found, names, manifest)
         rows = labels.usable(rows, manifest, spec.multi_label, spec.unlabelled)
     _check_files(rows, manifest)
-    parts = split_rows(rows, manifest, spec.train_folds, spec.eval_folds, spec.eval_share)
+    parts = split_rows(
+        of_rows(rows, manifest),
+        manifest,
+        spec.train_folds,
+        spec.eval_folds,
+        spec.eval_share,
+        before.sides,
+        by_name=before.by_name,
+    )
+    if spec.labelled and not spec.eval_folds:
+        say_labels_not_held_out(parts)
     return tuple(ManifestSource(part, spec.sample_rate, names) for part in parts)
 
 
@@ -317,7 +194,7 @@ def _check_files(rows, manifest):
 def _tfds_sources(spec):
     """Folds name splits here; without `eval_folds`: 'validation', or else a share of train."""
     name, folder, rate = spec.tfds_name, spec.tfds_dir, spec.sample_rate
-    splits = _tfds_builder(name, folder).info.splits
+    splits = tfds_builder(name, folder).info.splits
     eval_split = "+".join(spec.eval_folds) or ("validation" if "validation" in splits else "")
     train_split = "+".join(spec.train_folds) or "train"
     train = TfdsSource(name, train_split, folder, rate)
@@ -331,7 +208,7 @@ def _tfds_sources(spec):
     return Subset(train, kept), Subset(train, sorted(chosen))
 
 
-def _finish(spec, train, held_out) -> Sources:
+def finish(spec, train, held_out) -> Sources:
     """Checks that one-label tasks have one label, and keeps `labels_per_class`."""
     for source, purpose in ((train, "train on"), (held_out, "evaluate on")):
         if not len(source):
@@ -373,21 +250,3 @@ def _finish(spec, train, held_out) -> Sources:
 
 def _several_labels(where) -> str:
     return f"{where} has more than one label: set --config.classifier.multi_label=True"
-
-
-def _tfds_builder(name, data_dir):
-    # Here: it takes a second to import, and only TFDS data sets need it.
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder(name, data_dir=data_dir or None)
-    except Exception as e:  # TFDS raises many types, some of them private
-        raise DataError(_tfds_problem(name, data_dir, e)) from e
-
-
-def _tfds_problem(name, data_dir, error) -> str:
-    reason = str(error).strip().split("\n")[0]
-    return (
-        f"config.data.tfds_name: cannot open {name} in {data_dir or 'the default data_dir'}: "
-        f"{reason} (prepare it with file_format='array_record')"
-    )

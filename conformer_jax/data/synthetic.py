@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 
+from conformer_jax.data.content import of_name
 from conformer_jax.data.sound_events import (
     CLASSES,
     Scene,
@@ -164,6 +165,9 @@ class SyntheticSource:
 
     def example_id(self, i: int) -> str:
         return f"synthetic/{self._split}/{self._check(i):06d}"
+
+    def content(self, i: int) -> int:
+        return of_name(self.example_id(i))
 
     def labels(self, i: int) -> tuple[int, ...]:
         """Sorted classes of clip `i`, without rendering it; () for pre-training."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from conformer_jax.data.sources import BadAudio, open_sources, source_spec
+from conformer_jax.data.sources import BadAudio, open_split, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import media
 from conformer_jax.reporting.markup import Markup, join, percent, tag
@@ -136,21 +136,22 @@ def _listen(run, ids) -> dict:
     if run.config is None:
         return dict.fromkeys(ids, "the run has no readable config.json")
     try:
-        # Only the held-out side is wanted, and choosing few labels reads through the training side.
-        spec = dataclasses.replace(source_spec(run.config), labels_per_class=0)
-        source = open_sources(spec, tuple(run.predictions.label_names)).held_out
+        spec = source_spec(run.config)
+        # Both sides: a manifest that has changed may be split in another way by now.
+        sources = open_split(spec, tuple(run.predictions.label_names))
     except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         return dict.fromkeys(ids, f"the corpus cannot be opened ({_line(error)})")
     rate, wanted, features = spec.sample_rate, set(ids), run.config.features
     num_samples = spec.num_samples
     heard, clips = dict.fromkeys(ids, "the corpus no longer holds it"), {}
-    for i in range(len(source)):
-        if (name := source.example_id(i)) not in wanted:
-            continue
-        try:
-            clips[name] = source.read(i, num_samples, None)
-        except (BadAudio, OSError) as error:
-            heard[name] = _line(error)
+    for source in sources:
+        for i in range(len(source)):
+            if (name := source.example_id(i)) not in wanted:
+                continue
+            try:
+                clips[name] = source.read(i, num_samples, None)
+            except (BadAudio, OSError) as error:
+                heard[name] = _line(error)
     if not clips:
         return heard
     low, high = (f"{hz / 1000:g} kHz" if hz >= 1000 else f"{hz:g} Hz" for hz in

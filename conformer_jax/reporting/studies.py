@@ -225,6 +225,10 @@ def folds(study: dict, fold_runs) -> Markup:
         ),
         _fold_table(study),
     ]
+    if study.get("heard_of"):
+        flatters = ": these figures flatter it" if study.get("heard") else ""
+        told = f"The encoder has heard {study.get('heard')} of the {study['heard_of']} clips"
+        parts.append(tag("p", f"{told}{flatters}."))
     if study.get("control"):
         parts.append(_fold_table(study["control"]))
     with_predictions = [run for run in fold_runs if run.predictions is not None]

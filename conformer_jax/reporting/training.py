@@ -261,6 +261,10 @@ def facts(run) -> Markup:
             guess = held_out.get(chance)
             by = f" (chance {guess:.3f})" if guess is not None else ""
             found[title] = f"{held_out[name]:.3f}{by}"
+    if held_out.get("heard") is not None:
+        count, of = held_out["heard"], held_out.get("heard_of") or 0
+        flatters = ": these figures flatter it" if count else ""
+        found["Held-out clips that the encoder has heard"] = f"{count:.0f} of {of:.0f}{flatters}"
     if train.get("finite", 1.0) != 1.0:
         found["Steps skipped"] = f"{percent(1 - train['finite'])} of the last stretch: not finite"
     pairs = (join(tag("dt", name), tag("dd", value)) for name, value in found.items())

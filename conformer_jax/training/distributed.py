@@ -95,3 +95,36 @@ def on_first(function):
         if kind.__name__ in answer:
             raise kind(answer[kind.__name__])
     return answer["result"]
+
+
+def same_on_all(function, digest_of, what: str):
+    """Calls `function` on every process and gives its result, where all have the same.
+
+    Args:
+      function: () -> result.
+      digest_of: result -> bytes, at least 8 of them.
+      what: for the message: 'processes 0 and 1 see different <what>'.
+
+    Raises:
+      UserError: the results differ; or another process's `function` has raised.
+      Exception: what this process's `function` has raised.
+    """
+    if jax.process_count() == 1:
+        return function()
+    problem, result, words = None, None, np.zeros(3, np.uint32)
+    try:
+        result = function()
+        words[:2], words[2] = np.frombuffer(digest_of(result)[:8], np.uint32), 1
+    except Exception as error:
+        problem = error
+    found = multihost_utils.process_allgather(words)
+    if problem is not None:
+        raise problem
+    if failed := np.flatnonzero(found[:, 2] == 0).tolist():
+        raise UserError(f"process {failed[0]} cannot go on: see what it says")
+    if differing := np.flatnonzero((found != found[0]).any(1)).tolist():
+        raise UserError(
+            f"processes 0 and {differing[0]} see different {what}: give all of them the same "
+            f"manifest and files"
+        )
+    return result

@@ -16,11 +16,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from conformer_jax.data.heard import Heard, pack, unpack
 from conformer_jax.errors import UserError
 
 PREFIX = "pretrained:"
 SUFFIX = ".safetensors"
 _KEY, _DIGEST = "conformer_jax", "sha256"  # of the metadata
+_HEARD = "heard"  # a tensor that is none of the encoder's
+_HEARD_BYTES = 4_000_000  # at most, so that the file of a small encoder stays below 10 MB
 _SECTIONS = ("conformer", "features", "masking", "wav2vec2")
 
 
@@ -45,7 +48,7 @@ def find(name) -> pathlib.Path | None:
     return pathlib.Path(name)
 
 
-def save(path, encoder, meta: dict) -> None:
+def save(path, encoder, meta: dict, heard: Heard | None = None) -> None:
     """Writes an encoder, rounded to bfloat16.
 
     Args:
@@ -53,6 +56,7 @@ def save(path, encoder, meta: dict) -> None:
       encoder: tree of arrays, `params["encoder"]`.
       meta: of the checkpoint that it comes from: its config and versions; the config is kept
         without paths and training fields.
+      heard: which clips it was trained on; None where that is not known.
     """
     config = {section: meta["config"][section] for section in _SECTIONS}
     kept = {
@@ -61,6 +65,9 @@ def save(path, encoder, meta: dict) -> None:
         "versions": meta["versions"],
     }
     tensors = {name: np.asarray(x).astype(ml_dtypes.bfloat16) for name, x in _flat(encoder)}
+    if heard is not None:
+        tensors[_HEARD], bits = pack(heard, _HEARD_BYTES)
+        kept["heard"] = {"clips": len(heard.clips), "bits": bits, "whole": heard.whole}
     text = json.dumps(kept)
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -70,15 +77,47 @@ def save(path, encoder, meta: dict) -> None:
     os.replace(temporary, path)
 
 
+def heard_by(path) -> Heard | None:
+    """Which clips the encoder of a file was trained on, None where that is not recorded.
+
+    Raises:
+      UserError: as `load`.
+    """
+    meta, saved = _read(path)
+    if _HEARD not in saved:
+        return None
+    try:
+        found = meta["heard"]
+        return unpack(saved[_HEARD], found["bits"], whole=bool(found["whole"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): fetch or write it again") from error
+
+
 def load(path) -> tuple[dict, dict]:
     """Reads what `save` has written.
 
     Returns:
-      meta (config, step, versions); the encoder's tree, float32.
+      meta (config, step, versions, heard where it is recorded: clips, bits, whole); the encoder's
+      tree, float32.
 
     Raises:
       UserError: the file is not one of these, or is damaged.
     """
+    meta, saved = _read(path)
+    saved.pop(_HEARD, None)
+    leaves = {name: array.astype(np.float32) for name, array in saved.items()}
+    tree = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return meta, tree
+
+
+def _read(path):
+    """Metadata and tensors, which are as they were written."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -90,15 +129,7 @@ def load(path) -> tuple[dict, dict]:
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not an encoder of conformer_jax: {error}") from error
     _check(path, metadata, saved)
-    leaves = {name: array.astype(np.float32) for name, array in saved.items()}
-    tree = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return meta, tree
+    return meta, saved
 
 
 def _check(path, metadata, tensors):
@@ -111,6 +142,8 @@ def _check(path, metadata, tensors):
     elif metadata[_DIGEST] != _sha256(metadata[_KEY], tensors):
         reason = "its digest differs"
     for name, tensor in tensors.items():
+        if name == _HEARD and tensor.dtype == np.uint8:
+            continue
         if tensor.dtype != ml_dtypes.bfloat16:
             reason = reason or f"{name} is {tensor.dtype}, not bfloat16"
         elif not np.isfinite(tensor.astype(np.float32)).all():

@@ -10,8 +10,8 @@ import jax
 
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
+from conformer_jax.training import clips, initial, loop, opening, program
 from conformer_jax.training import evaluate as evaluating
-from conformer_jax.training import initial, loop, opening, program
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -38,6 +38,7 @@ def _evaluate(config, workdir, prepared):
     opening.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(data.label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
+    heard = clips.judge(config, data.known.encoder, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     loader = host_loader.pick(config.data.loader)
     host, num_hosts = jax.process_index(), jax.process_count()
@@ -59,6 +60,7 @@ def _evaluate(config, workdir, prepared):
         return found, evaluating.whole_set(found, config.classifier.multi_label)
 
     found, held_out = figures(unknown, eval_source)
+    held_out.update(heard)
     record = {}
     if config.task == "linear_probe":  # a training clip is its own nearest neighbour
         record = figures(known, train_source)[1]

@@ -26,6 +26,7 @@ from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
 from conformer_jax.training import (
     checkpoint,
+    clips,
     decision,
     diagnostics,
     distributed,
@@ -76,9 +77,11 @@ def _train_and_evaluate(config, workdir, prepared):
     train_source, validation = opening.carve(config, data.train)
     compiled = program.build(config, len(label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
+    heard = clips.judge(config, data.known.encoder, eval_source)
+    distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
-    run = _Run(config, workdir, compiled, label_names)
+    run = _Run(config, workdir, compiled, label_names, heard)
     try:
         run.start(report, train_source, eval_source, validation)
         held_out = run.again(eval_source) if run.begun.finished else _loop(run)
@@ -121,7 +124,7 @@ def _loop(run) -> dict[str, Any]:
 class _Run:
     """What the loop works with: each part has a file of its own, this one puts them together."""
 
-    def __init__(self, config, workdir, compiled, label_names):
+    def __init__(self, config, workdir, compiled, label_names, heard):
         keep_best = max(config.checkpoint.keep_best, 1 if config.data.validation_share else 0)
         self.config, self.compiled = config, compiled
         self.checkpoints = checkpoint.Checkpoints(
@@ -130,7 +133,12 @@ class _Run:
         self.watch = preemption.Watch()
         self.log, self.batches = None, None  # from `start` on
         self._workdir, self._first = workdir, jax.process_index() == 0
-        self._meta = {"config": config.to_dict(), "label_names": list(label_names)}
+        self._heard = heard
+        self._meta = {
+            "config": config.to_dict(),
+            "label_names": list(label_names),
+            "clips": clips.FILE,
+        }
 
     def start(self, report, train_source, eval_source, validation) -> None:
         """Finds the state to go on from, and opens what is read and written from there."""
@@ -185,6 +193,7 @@ class _Run:
 
     def write(self, step: int, held_out: evaluating.Evaluation) -> None:
         """Logs an evaluation of the held-out clips, with what was said of each."""
+        held_out.record.update(self._heard)
         self.log.write(step, "eval", held_out.record)
         if held_out.found is not None and self._first:
             predictions.save(self._predictions, *held_out.found)

@@ -9,10 +9,11 @@ import jax
 
 from conformer_jax import fields
 from conformer_jax.data.manifest import check_exists
-from conformer_jax.data.sources import BadAudioReport, Source, open_sources, source_spec
+from conformer_jax.data.sources import BadAudioReport, Source, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.training import (
     checkpoint,
+    clips,
     curves,
     distributed,
     lock,
@@ -33,6 +34,7 @@ class Data(NamedTuple):
     held_out: Source
     label_names: tuple[str, ...]
     statistics: statistics.Statistics
+    known: clips.Known
 
 
 class Opened(NamedTuple):
@@ -131,7 +133,9 @@ def prepare_data(config, workdir, report) -> Data:
     """
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
-    train_source, eval_source = open_sources(source_spec(config), names)
+    (train_source, eval_source), known = clips.open_all(
+        source_spec(config), names, workdir, own, config.init_from
+    )
     origin = own
     if origin is None and config.init_from:
         origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))
@@ -157,7 +161,7 @@ def prepare_data(config, workdir, report) -> Data:
             )
         )
     found = statistics.Statistics(*map(tuple, found))
-    return Data(train_source, eval_source, train_source.label_names, found)
+    return Data(train_source, eval_source, train_source.label_names, found, known)
 
 
 def _known_statistics(features, origin):

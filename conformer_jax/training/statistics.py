@@ -52,7 +52,7 @@ def feature_statistics(
         raise UserError(str(error)) from error
     count = min(len(source), data.statistics_clips)
     indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
-    what = [source.example_id(int(i)) for i in indices]
+    what = [source.content(int(i)) for i in indices]  # not names, whose files may be replaced
     if not data.manifest and not data.tfds_name:
         what.append(synthetic.to_json())
     key = _key(spec, data.clip_s, what)
@@ -100,8 +100,8 @@ def _measure(source, indices, spec, num_samples, multi_label, report):
     return Statistics(*(tuple(round(float(x), 6) for x in part) for part in (mean, deviation)))
 
 
-def _key(spec, clip_s, ids):
-    text = json.dumps([dataclasses.asdict(spec), clip_s, ids])
+def _key(spec, clip_s, clips):
+    text = json.dumps([dataclasses.asdict(spec), clip_s, clips])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ _MAY_CHANGE = (
     "data.loader",
     "data.max_bad_share",
     "data.prefetch",
+    "data.refuse_heard",
     "data.workers",
     "name",
     "next_command",

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.holdout import fold_names, split_rows
+from conformer_jax.data.content import of_name
+from conformer_jax.data.holdout import Split, fold_names, say_labels_not_held_out, split_rows
 from conformer_jax.data.manifest import Row
 
 
@@ -52,9 +53,12 @@ def test_the_hint_is_what_can_be_typed(fold, typed, caplog):
 
 
 def test_train_folds_alone_hold_out_a_share_of_them():
-    train, held_out = split_rows(rows_of(100, folds=5), "m.csv", ("1", "2"), (), 0.1)
+    rows = rows_of(100, folds=5)
+    train, held_out = split_rows(rows, "m.csv", ("1", "2"), (), 0.1)
     assert {r.fold for r in train + held_out} == {"1", "2"}
-    assert (len(train), len(held_out)) == (36, 4)
+    assert len(train + held_out) == 40
+    everything = split_rows(rows, "m.csv", (), (), 0.1).held_out
+    assert held_out == [row for row in everything if row.fold in ("1", "2")]
 
 
 def test_unknown_folds():
@@ -66,44 +70,89 @@ def test_unknown_folds():
     assert "takes every file" in error_of(split_rows, rows_of(3, folds=1), "m.csv", (), ("1",), 0.1)
 
 
-def test_what_is_held_out_depends_on_names_alone():
-    rows = rows_of(200)
-    train, held_out = split_rows(rows, "m.csv", (), (), 0.05)
-    assert len(held_out) == 10
-    assert not set(train) & set(held_out)
-    assert len(train) + len(held_out) == 200
-    shuffled = random.Random(0).sample(rows, 200)
-    assert set(split_rows(shuffled, "m.csv", (), (), 0.05)[1]) == set(held_out)
-    moved = [row._replace(path="/elsewhere" + row.path) for row in rows]
-    assert {r.name for r in split_rows(moved, "m.csv", (), (), 0.05)[1]} == {
-        r.name for r in held_out
+def clips(n, labels=(("a",), ("b",)), folder=""):
+    """Rows of n clips whose contents are spread as digests are."""
+    return [
+        Row(f"/{folder}{i}.wav", labels[i % len(labels)], "", f"{folder}{i}.wav", of_name(str(i)))
+        for i in range(n)
+    ]
+
+
+def contents(rows):
+    return {row.content for row in rows}
+
+
+def test_a_clip_lies_on_the_same_side_in_every_manifest():
+    rows = clips(400)
+    train, held_out = split_rows(rows, "m.csv", (), (), 0.1)
+    assert not contents(train) & contents(held_out)
+    assert len(train) + len(held_out) == 400
+    assert len(held_out) == pytest.approx(40, abs=15)
+    others = {
+        "in another order": random.Random(0).sample(rows, 400),
+        "under other names": clips(400, folder="elsewhere/"),
+        "without labels": clips(400, labels=((),)),
+        "a label a file": [row._replace(labels=(row.name,)) for row in rows],
+        "one label among unlabelled": clips(400, labels=(("a",), (), (), ())),
     }
+    for what, other in others.items():
+        assert contents(split_rows(other, "m.csv", (), (), 0.1).held_out) == contents(held_out), (
+            what
+        )
+    part = split_rows(rows[::2], "m.csv", (), (), 0.1)
+    assert contents(part.held_out) == contents(held_out) & contents(rows[::2])
+    assert contents(held_out) < contents(split_rows(rows, "m.csv", (), (), 0.2).held_out)
 
 
-def test_every_label_with_two_files_has_one_held_out():
-    labels = ["cat"] * 40 + ["dog"] * 12 + ["owl"] * 2 + ["wren"]
-    rows = [row._replace(labels=(name,)) for row, name in zip(rows_of(55), labels, strict=True)]
-    held_out = split_rows(rows, "m.csv", (), (), 0.1)[1]
-    count = collections.Counter(row.labels[0] for row in held_out)
-    assert count == {"cat": 4, "dog": 1, "owl": 1}
-    unlabelled = [row._replace(path=f"/x/{row.name}", name=f"x/{row.name}") for row in rows_of(99)]
-    with_more = split_rows(rows + unlabelled, "m.csv", (), (), 0.1)[1]
-    assert set(held_out) < set(with_more)  # what pre-training has not heard judges fine-tuning
-    # Not all of a label, whatever the share; labels of one file each are as none.
-    pairs = split_rows(rows[-3:-1] + rows[:40], "m.csv", (), (), 0.9)
-    assert {row.labels for row in pairs[0]} == {row.labels for row in pairs[1]}
-    singles = [row._replace(labels=(row.name,)) for row in rows]
-    assert len(split_rows(singles, "m.csv", (), (), 0.1)[1]) == 6
+def test_copies_lie_together():
+    rows = clips(50) + clips(50, folder="copy/")
+    train, held_out = split_rows(rows, "m.csv", (), (), 0.1)
+    assert not contents(train) & contents(held_out)
+    alone = min(clips(3), key=lambda row: row.content)
+    few = split_rows(clips(3) + clips(3, folder="copy/"), "m.csv", (), (), 0.0001)
+    assert [row.content for row in few.held_out] == [alone.content] * 2
 
 
-def test_many_labels_of_few_files_are_told(caplog):
-    rows = [row._replace(labels=(f"speaker {i // 2}",)) for i, row in enumerate(rows_of(100))]
-    assert len(split_rows(rows, "m.csv", (), (), 0.05)[1]) == 50
-    assert "50 of 100 files are held out" in caplog.text
+def test_labels_of_which_none_is_held_out_are_told(caplog):
+    say_labels_not_held_out(Split(clips(4) + clips(1, labels=(("owl",),)), clips(1)))
+    assert "of 1 labels no clip is held out (b): raise --config.data.eval_share" in caplog.text
 
 
 def test_at_least_one_file_is_held_out_and_one_is_left():
-    train, held_out = split_rows(rows_of(2), "m.csv", (), (), 0.001)
-    assert (len(train), len(held_out)) == (1, 1)
+    for share, sizes in ((0.0, (1, 1)), (0.9999, (1, 1))):
+        train, held_out = split_rows(clips(2), "m.csv", (), (), share)
+        assert (len(train), len(held_out)) == sizes
+    same = [row._replace(content=2**63) for row in clips(3)]
+    train, held_out = split_rows(same, "m.csv", (), (), 0.05)
+    assert (len(train), len(held_out)) == (2, 1)
     for n, share in ((1, 0.05), (10, 1.0)):
         assert "config.data.eval_share" in error_of(split_rows, rows_of(n), "m.csv", (), (), share)
+
+
+def test_a_run_that_goes_on_keeps_its_sides():
+    rows = clips(30)
+    wrong = {row.content: i < 20 for i, row in enumerate(rows)}
+    train, held_out = split_rows(rows + clips(90)[30:], "m.csv", (), (), 0.1, wrong)
+    assert contents(rows[:20]) <= contents(held_out)
+    assert contents(rows[20:]) <= contents(train)
+    fresh = split_rows(clips(90), "m.csv", (), (), 0.1).held_out
+    assert contents(held_out) - contents(rows) == contents(fresh) - contents(rows)
+    refolded = [row._replace(fold="1" if i < 5 else "2") for i, row in enumerate(rows)]
+    assert contents(split_rows(refolded, "m.csv", (), ("1",), 0.1, wrong).held_out) == contents(
+        rows[:20]
+    )
+
+
+def test_runs_of_before_are_split_by_name():
+    """Of every label with two files one is held out, by the hashes of their paths."""
+    labels = ["cat"] * 40 + ["dog"] * 12 + ["owl"] * 2 + ["wren"]
+    rows = [row._replace(labels=(name,)) for row, name in zip(rows_of(55), labels, strict=True)]
+    held_out = split_rows(rows, "m.csv", (), (), 0.1, by_name=True)[1]
+    count = collections.Counter(row.labels[0] for row in held_out)
+    assert count == {"cat": 4, "dog": 1, "owl": 1}
+    assert [row.name for row in held_out if row.labels != ("cat",)] == ["f47.wav", "f53.wav"]
+    named = [row._replace(content=of_name(f"x{row.name}")) for row in rows]
+    again = split_rows(named, "m.csv", (), (), 0.1, by_name=True)[1]
+    assert [row.name for row in again] == [row.name for row in held_out]
+    singles = [row._replace(labels=(row.name,)) for row in rows]
+    assert len(split_rows(singles, "m.csv", (), (), 0.1, by_name=True)[1]) == 6

@@ -1,0 +1,126 @@
+"""What a clip is, whatever it is called: 64 bits of the file's size and of blocks of its bytes.
+
+A copy under another name or in another manifest has the same digest; the same sound in another
+format, or with other metadata, has not. Of a file of more than 64 KiB only eight blocks are read,
+evenly spread from the first byte to the last, which costs what opening it costs.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+
+import numpy as np
+
+_BLOCK, _BLOCKS = 8192, 8
+_THREADS = 16  # files wait for disks and networks
+_WORTH_KEEPING = 10_000  # files: fewer take less than two seconds
+
+
+def of_name(name) -> int:
+    """In place of a digest, of what has no file of its own that can be read."""
+    text = name.replace("\\", "/").encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def of_file(path) -> int | None:
+    """The digest; None where it cannot be read, or is no plain file."""
+    try:
+        # A FIFO would wait for its writer.
+        file = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except (OSError, ValueError):
+        return None
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        digest = hashlib.blake2b(str(found.st_size).encode() + b"\n", digest_size=8)
+        for start in _starts(found.st_size):
+            os.lseek(file, start, os.SEEK_SET)
+            digest.update(os.read(file, _BLOCK))
+        return int.from_bytes(digest.digest(), "big")
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def of_rows(rows, manifest) -> list:
+    """The rows of a manifest with their `content`.
+
+    Digests of many files are kept in `<manifest>.digests.npz`, where its folder can be written, and
+    used again for files whose size and time of change are the same.
+
+    Args:
+      rows: list of manifest.Row.
+      manifest: its path.
+    """
+    cache = f"{manifest}.digests.npz"
+    keep = len(rows) >= _WORTH_KEEPING
+    known = _load(cache) if keep else {}
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda row: _one(row.path, known), rows, chunksize=64))
+    if keep and any(entry and known.get(entry[0]) != entry[1:] for entry in found):
+        _store(cache, [entry for entry in found if entry])
+    return [
+        row._replace(content=entry[3] if entry else of_name(row.name))
+        for row, entry in zip(rows, found, strict=True)
+    ]
+
+
+def of_source(source) -> np.ndarray:
+    """uint64 [n], of every example of a Source."""
+    return np.fromiter((source.content(i) for i in range(len(source))), np.uint64, len(source))
+
+
+def _starts(size):
+    if size <= _BLOCK * _BLOCKS:
+        return range(0, size, _BLOCK)
+    return [i * (size - _BLOCK) // (_BLOCKS - 1) for i in range(_BLOCKS)]
+
+
+def _one(path, known):
+    """(key of the path, size, time of change, digest), None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    key, as_it_is = of_name(path), (found.st_size, found.st_mtime_ns)
+    *before, digest = known.get(key, (None,))
+    if tuple(before) != as_it_is:
+        digest = of_file(path)
+    return None if digest is None else (key, *as_it_is, digest)
+
+
+def _load(path):
+    """{key: (size, time of change, digest)}; a file that is none is made again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            key, size, changed, digest = (
+                file[name].tolist() for name in ("key", "size", "changed", "digest")
+            )
+        return dict(zip(key, zip(size, changed, digest, strict=True), strict=True))
+    except Exception:  # zipfile, zlib and numpy raise a dozen kinds
+        return {}
+
+
+def _store(path, entries):
+    key, size, changed, digest = zip(*entries, strict=True)
+    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(
+                file,
+                key=np.array(key, np.uint64),
+                size=np.array(size, np.int64),
+                changed=np.array(changed, np.int64),
+                digest=np.array(digest, np.uint64),
+            )
+        os.replace(temporary, path)
+    except OSError:  # the next run reads the files again
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)

@@ -1,0 +1,190 @@
+"""Random access to examples: files of a manifest, a TFDS data set, some examples of another."""
+
+import numpy as np
+
+from conformer_jax.data.audio import BadAudio, DataError, plan_crop, read_audio, resample
+from conformer_jax.data.content import of_name
+
+
+class Source:
+    """Examples 0 to len - 1. Methods are called from several threads at once.
+
+    Attributes:
+      sample_rate: Hz of what `read` returns.
+      label_names: names of the classes in order; () where there are no labels.
+    """
+
+    sample_rate: int
+    label_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def example_id(self, i) -> str:
+        """A name for messages and predictions; the path as the manifest writes it."""
+        raise NotImplementedError
+
+    def content(self, i) -> int:
+        """64 bits of what the clip is, the same for the same clip wherever it is listed."""
+        return of_name(self.example_id(i))
+
+    def labels(self, i) -> tuple[int, ...]:
+        """Indices into `label_names`; () where the example has none."""
+        raise NotImplementedError
+
+    def read(self, i, num_samples, position) -> np.ndarray:
+        """Returns float32 [n], mono, n <= num_samples; shorter examples are not padded.
+
+        A longer example is cropped: `position` in [0, 1) runs from the first possible start to
+        the last; None takes the middle. Raises BadAudio.
+        """
+        raise NotImplementedError
+
+
+class ManifestSource(Source):
+    """Audio files listed in a manifest."""
+
+    def __init__(self, rows, sample_rate, label_names=()):
+        """`rows`: list of manifest.Row. Without `label_names` the rows' labels are ignored."""
+        self.sample_rate = sample_rate
+        self.label_names = tuple(label_names)
+        self._rows = rows
+        self._index = {name: c for c, name in enumerate(self.label_names)}
+
+    def __len__(self):
+        return len(self._rows)
+
+    def example_id(self, i):
+        return self._rows[i].name
+
+    def content(self, i):
+        content = self._rows[i].content
+        return super().content(i) if content is None else content
+
+    def labels(self, i):
+        if not self._index:
+            return ()
+        return tuple(self._index[name] for name in self._rows[i].labels)
+
+    def read(self, i, num_samples, position):
+        return read_audio(self._rows[i].path, self.sample_rate, num_samples, position)
+
+
+class TfdsSource(Source):
+    """A split of a prepared TFDS data set with an `audio` feature, read without TensorFlow.
+
+    `audio` is float, or integer with 16-bit full scale (as tfds.features.Audio stores it), [n] or
+    [n, channels]. Labels come from `label` or `labels`, a ClassLabel or a sequence of them.
+    """
+
+    def __init__(self, name, split, data_dir, sample_rate):
+        """Raises DataError: not prepared for random access, or without such a feature or split."""
+        builder = tfds_builder(name, data_dir)
+        features = builder.info.features
+        if "audio" not in features:
+            raise DataError(f"config.data.tfds_name: {name} has no feature 'audio'")
+        try:
+            self._examples = builder.as_data_source(split=split)
+        except Exception as e:
+            raise DataError(_tfds_problem(name, data_dir, e)) from e
+        self.sample_rate = sample_rate
+        self._rate = getattr(features["audio"], "sample_rate", None) or sample_rate
+        self._prefix = f"{name}/{split}"
+        self._key = next((key for key in ("label", "labels") if key in features), None)
+        feature = features[self._key] if self._key else None
+        self.multi_label = hasattr(feature, "feature")  # a sequence
+        names = getattr(feature.feature if self.multi_label else feature, "names", None)
+        self.label_names = tuple(names or ())
+        self._labels = {}  # filled as examples are read: a label cannot be read on its own
+
+    def __len__(self):
+        return len(self._examples)
+
+    def example_id(self, i):
+        return f"{self._prefix}/{i}"
+
+    def labels(self, i):
+        if not self.label_names:
+            return ()
+        if i not in self._labels:
+            self._remember(i, self._examples[i])
+        return self._labels[i]
+
+    def read(self, i, num_samples, position):
+        example = self._examples[i]
+        if self.label_names:
+            self._remember(i, example)
+        audio = np.asarray(example["audio"])
+        if audio.size == 0:
+            raise BadAudio("no samples")
+        first, count, offset, keep = plan_crop(
+            len(audio), self._rate, self.sample_rate, num_samples, position
+        )
+        audio = audio[first : first + count]
+        if np.issubdtype(audio.dtype, np.integer):
+            if np.abs(audio.astype(np.int64)).max() > 2**15:
+                raise BadAudio("integer samples of more than 16 bits: scale unknown")
+            audio = audio / np.float32(2**15)
+        audio = audio.astype(np.float32)
+        audio = audio.mean(axis=1) if audio.ndim > 1 else audio
+        return resample(audio, self._rate, self.sample_rate)[offset : offset + keep]
+
+    def _remember(self, i, example):
+        classes = np.atleast_1d(example[self._key])
+        self._labels[i] = tuple(int(c) for c in classes if c >= 0)  # -1: TFDS for 'unknown'
+
+
+class Subset(Source):
+    """Some examples of a source, perhaps with its labels in another order or left out."""
+
+    def __init__(self, source, indices=None, label_names=None):
+        """Wraps `source`.
+
+        Args:
+          source: any Source.
+          indices: the examples to keep, in their new order; None for all.
+          label_names: the new order, which must contain all of the source's; () for no labels;
+            None for the source's own.
+        """
+        self._source = source
+        self._indices = np.arange(len(source)) if indices is None else np.asarray(indices)
+        self.sample_rate = source.sample_rate
+        self.label_names = tuple(source.label_names if label_names is None else label_names)
+        self._new = None
+        if self.label_names:
+            self._new = [self.label_names.index(name) for name in source.label_names]
+
+    def __len__(self):
+        return len(self._indices)
+
+    def example_id(self, i):
+        return self._source.example_id(int(self._indices[i]))
+
+    def content(self, i):
+        return self._source.content(int(self._indices[i]))
+
+    def labels(self, i):
+        if self._new is None:
+            return ()
+        return tuple(self._new[c] for c in self._source.labels(int(self._indices[i])))
+
+    def read(self, i, num_samples, position):
+        return self._source.read(int(self._indices[i]), num_samples, position)
+
+
+def tfds_builder(name, data_dir):
+    # Here: it takes a second to import, and only TFDS data sets need it.
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir or None)
+    except Exception as e:  # TFDS raises many types, some of them private
+        raise DataError(_tfds_problem(name, data_dir, e)) from e
+
+
+def _tfds_problem(name, data_dir, error) -> str:
+    reason = str(error).strip().split("\n")[0]
+    return (
+        f"config.data.tfds_name: cannot open {name} in {data_dir or 'the default data_dir'}: "
+        f"{reason} (prepare it with file_format='array_record')"
+    )

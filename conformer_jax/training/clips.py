@@ -1,0 +1,309 @@
+"""Which clips a run has trained on and which it holds out: `<workdir>/clips.npz`.
+
+It keeps a run that goes on to its split when the manifest has changed, and tells those who take its
+encoder what that has heard. A plain .npz without pickle, of every clip that the run has known:
+
+  names       uint8            as the manifest writes them, UTF-8, zeros between
+  contents    uint64 [n]       data/content.py
+  held_out    bool [n]
+  present     bool [n]         whether the manifest still lists it
+  heard       uint8            data/heard.py: what the run's encoder has heard, config.init_from's
+  encoder     uint8            included, and that of config.init_from alone
+  heard_, encoder_  int [2]    their bits, and whether they are whole; -1 bits: not known
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from conformer_jax.data import content, heard
+from conformer_jax.data.heard import Heard
+from conformer_jax.data.sources import Before, Sources, finish, open_split
+from conformer_jax.errors import UserError
+from conformer_jax.training import distributed, encoder_file
+
+FILE = "clips.npz"
+_ARRAYS = ("contents", "held_out", "present")
+_NOTHING = heard.of_contents(())
+_UNKNOWN = heard.of_contents((), whole=False)
+
+
+class Listing(NamedTuple):
+    """The clips of a run; held_out, present: bool [n], contents: uint64 [n]."""
+
+    names: list[str]
+    contents: np.ndarray
+    held_out: np.ndarray
+    present: np.ndarray
+
+
+class Record(NamedTuple):
+    """What the file holds. encoder: what config.init_from had heard, None where that is not
+    known; heard: the run's own encoder."""
+
+    listing: Listing
+    heard: Heard
+    encoder: Heard | None
+
+
+class Known(NamedTuple):
+    """What a run knows of its clips when it begins or goes on: those that there are; the record it
+    goes on from, if any; what config.init_from has heard, nothing where it starts from scratch and
+    None where that is not recorded."""
+
+    listing: Listing
+    old: Record | None
+    encoder: Heard | None
+
+
+def _listing_of(split: Sources) -> Listing:
+    """Of open sources."""
+    names = [source.example_id(i) for source in split for i in range(len(source))]
+    contents = np.concatenate([content.of_source(source) for source in split])
+    held_out = np.arange(len(names)) >= len(split.train)
+    return Listing(names, contents, held_out, np.ones(len(names), bool))
+
+
+def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[Sources, Known]:
+    """The sources, with the clips of a run that goes on where they were, and what is known of them.
+
+    All processes together: they have to find the same clips.
+
+    Args:
+      spec: of the sources.
+      label_names: as for `sources.open_sources`.
+      workdir: of the run.
+      meta: of its newest checkpoint, None where it has none and begins.
+      init_from: config.init_from.
+
+    Raises:
+      UserError: of `sources.open_sources`; or another process has other clips.
+    """
+    old, how = _before(workdir, meta)
+
+    def opened():
+        split = open_split(spec, label_names, how)
+        return split, _listing_of(split)
+
+    split, listing = distributed.same_on_all(
+        opened, lambda found: _digest(*found, spec.manifest), "clips"
+    )
+    if old is not None:
+        say_changes(old.listing, listing)
+    encoder = _encoder(init_from, old, goes_on=meta is not None)
+    return finish(spec, *split), Known(listing, old, encoder)
+
+
+def _digest(split, listing, with_labels):
+    found = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape"))
+    found.update(listing.contents.tobytes() + listing.held_out.tobytes())
+    found.update(repr(split.train.label_names).encode())
+    if with_labels:  # those of a TFDS data set cannot be read on their own
+        for source in split:
+            found.update(repr([source.labels(i) for i in range(len(source))]).encode())
+    return found.digest()
+
+
+def _encoder(init_from, old, *, goes_on):
+    if not init_from:
+        return _NOTHING
+    if old is not None:
+        return old.encoder
+    try:
+        return of_encoder(init_from)
+    except UserError:
+        if not goes_on:  # it is needed
+            raise
+        return None
+
+
+def _before(workdir, meta):
+    """The record of a run that goes on, and how it splits its clips."""
+    if meta is None:
+        return None, Before()
+    if record := read(workdir):
+        return record, Before(sides=_sides(record.listing))
+    if "clips" in meta:
+        logging.warning(
+            "WARNING %s is lost or damaged: clips whose files have changed may change sides",
+            pathlib.Path(workdir) / FILE,
+        )
+        return None, Before()
+    logging.info("this run was begun when clips were held out by their paths: it stays so")
+    return None, Before(by_name=True)
+
+
+def _sides(listing):
+    """{content: held out}, but for what lies on both sides."""
+    sides = dict(zip(listing.contents.tolist(), listing.held_out.tolist(), strict=True))
+    trained = set(listing.contents[~listing.held_out].tolist())
+    for both in trained.intersection(listing.contents[listing.held_out].tolist()):
+        del sides[both]
+    return sides
+
+
+def say_changes(old: Listing, new: Listing) -> None:
+    """Says how the manifest has changed since the run wrote its record: counts and an example."""
+    was = dict(zip(old.names, old.contents.tolist(), strict=True))
+    known, now = set(old.contents.tolist()), set(new.contents.tolist())
+    new_names = [
+        name
+        for name, found in zip(new.names, new.contents.tolist(), strict=True)
+        if found not in known
+    ]
+    replaced = [name for name in new_names if name in was]
+    still = set(new.names)
+    gone = [
+        name
+        for name, found, present in zip(old.names, old.contents.tolist(), old.present, strict=True)
+        if present and found not in now and name not in still
+    ]
+    told = [
+        f"{len(names)} {what} (such as {names[0]})"
+        for what, names in (
+            ("new", [name for name in new_names if name not in was]),
+            ("gone", gone),
+            ("replaced under the same name", replaced),
+        )
+        if names
+    ]
+    if told:
+        logging.warning(
+            "WARNING the clips have changed since the checkpoint: %s; the others stay on their "
+            "side, and the run goes on with those that there are",
+            ", ".join(told),
+        )
+
+
+def of_encoder(origin) -> Heard | None:
+    """What the encoder of config.init_from has heard, None where that is not recorded."""
+    if file := encoder_file.find(origin):
+        return encoder_file.heard_by(file)
+    record = read(origin)
+    return record and record.heard
+
+
+def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
+    """How many of the held-out clips the encoder of config.init_from has heard, for the records of
+    evaluations: {'heard', 'heard_of'}; {} where that is not recorded, or there is no such encoder.
+
+    Raises:
+      UserError: some, or it is not known, and config.data.refuse_heard.
+    """
+    if not config.init_from:
+        return {}
+    refuse = config.data.refuse_heard
+    if encoder is None:
+        if refuse:
+            raise UserError(
+                f"config.data.refuse_heard: what config.init_from = {config.init_from!r} has heard "
+                f"is not recorded; take an encoder of this version, or leave it False"
+            )
+        _say_unknown(config.init_from)
+        return {}
+    found = np.flatnonzero(encoder.has(content.of_source(held_out)))
+    if not len(found):
+        return {"heard": 0, "heard_of": len(held_out)}
+    least = "" if encoder.whole else "at least "
+    chance = encoder.chance() * len(held_out)
+    by_chance = f" ({chance:.2g} expected by chance)" if chance > 1e-3 else ""
+    told = (
+        f"the encoder of {config.init_from} has heard {least}{len(found)} of the {len(held_out)} "
+        f"held-out clips{by_chance}, such as {held_out.example_id(int(found[0]))}: pre-train "
+        f"without them, with the same data.eval_folds or data.eval_share"
+    )
+    if refuse:
+        raise UserError(f"config.data.refuse_heard: {told}")
+    logging.warning("WARNING %s", told)
+    return {"heard": len(found), "heard_of": len(held_out)}
+
+
+@functools.cache  # once, however many folds there are
+def _say_unknown(origin):
+    logging.info("what the encoder of %s has heard is not recorded", origin)
+
+
+def write(workdir, known: Known, train) -> None:
+    """Writes the record of a run that begins or goes on, where it is not there already.
+
+    Args:
+      workdir: of the run.
+      known: of `open_all`.
+      train: Source of the clips that it trains on.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    listing, old, encoder = known
+    own = heard.of_contents(content.of_source(train))
+    parts = [own, _UNKNOWN if encoder is None else encoder]
+    if old is not None:
+        parts.append(old.heard)
+        listing = _with_gone(listing, old.listing)
+    record = Record(listing, heard.union(*parts), encoder)
+    if old is None or not _same(record, old):
+        _write(pathlib.Path(workdir) / FILE, record)
+
+
+def _with_gone(new, old):
+    known = set(new.contents.tolist())
+    gone = np.array([found not in known for found in old.contents.tolist()], bool)
+    return Listing(
+        new.names + [name for name, is_gone in zip(old.names, gone, strict=True) if is_gone],
+        np.concatenate([new.contents, old.contents[gone]]),
+        np.concatenate([new.held_out, old.held_out[gone]]),
+        np.concatenate([new.present, np.zeros(gone.sum(), bool)]),
+    )
+
+
+def _same(one, other):
+    pairs = zip(one.listing[1:], other.listing[1:], strict=True)
+    return (
+        one.listing.names == other.listing.names
+        and all(np.array_equal(a, b) for a, b in pairs)
+        and np.array_equal(one.heard.clips, other.heard.clips)
+        and one.heard[1:] == other.heard[1:]
+    )
+
+
+def _write(path, record):
+    arrays = {name: getattr(record.listing, name) for name in _ARRAYS}
+    for name, part in (("heard", record.heard), ("encoder", record.encoder)):
+        packed, bits = heard.pack(part or _NOTHING)
+        arrays[name] = packed
+        arrays[f"{name}_"] = np.array([-1 if part is None else bits, part is None or part.whole])
+    names = "\0".join(record.listing.names).encode("utf-8", "surrogateescape")
+    arrays["names"] = np.frombuffer(names, np.uint8)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(temporary, path)
+
+
+def read(workdir) -> Record | None:
+    """None where there is none, or it is damaged, which is said."""
+    path = pathlib.Path(workdir) / FILE
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = file["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+            arrays = [file[name] for name in _ARRAYS]
+            if any(len(array) != len(names) for array in arrays):
+                raise ValueError(f"{len(names)} names")
+            parts = []
+            for name in ("heard", "encoder"):
+                bits, whole = file[f"{name}_"].tolist()
+                known = bits >= 0
+                parts.append(heard.unpack(file[name], bits, whole=bool(whole)) if known else None)
+        if parts[0] is None:
+            raise ValueError("nothing heard")
+        return Record(Listing(names, *arrays), *parts)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
+        logging.warning("%s is damaged and cannot be used: %s", path, error)
+        return None
