@@ -2,11 +2,12 @@
 
 K-fold cross-validation over the column `fold` of config.data.manifest: every fold is held out once
 and the others are trained on. The folds share one compiled program (with config.init_from '' each
-measures feature statistics of its own and compiles its own). Fine-tuning goes on where it was
-interrupted and does not repeat a finished fold; probes, which take seconds, begin anew. Writes
-`<workdir>/folds.json`.
+measures feature statistics of its own and compiles its own), and a probe hears every clip once.
+An interrupted one goes on: finished folds are not run again. Writes `<workdir>/folds.json` after
+every fold.
 """
 
+import functools
 import logging
 import math
 import os
@@ -30,14 +31,14 @@ def cross_validate(config, workdir) -> dict:
       workdir: gets `fold_<name>/`, each a run of its own, named by `data.folds`; and folds.json.
 
     Returns:
-      what is in folds.json: 'name' of what was done, what `summarise` makes of its folds, and
-      'control', the same of the control, or None.
+      what is in folds.json: 'name' of what was done, what `summarise` makes of its folds,
+      'control', the same of the control, or None, and 'missing', the folds not done yet: [].
 
     Raises:
       UserError: no folds, or anything that the user can mend.
     """
     from conformer_jax.command import run
-    from conformer_jax.training import distributed
+    from conformer_jax.training import distributed, frozen
     from conformer_jax.training import workdir as workdirs
 
     if not config.data.manifest:
@@ -58,6 +59,7 @@ def cross_validate(config, workdir) -> dict:
         )
     workdir, found, compiled = pathlib.Path(workdir), {}, None
     heard = {"heard": 0, "heard_of": 0}
+    embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
         logging.info("fold %s (%d of %d)", fold, i + 1, len(folds))
         one = config.copy_and_resolve_references()
@@ -65,18 +67,25 @@ def cross_validate(config, workdir) -> dict:
         one.data.update(
             train_folds=tuple(other for other in folds if other != fold), eval_folds=(fold,)
         )
-        rows, compiled = run.with_control(one, workdir / folder_name(fold), compiled)
+        rows, compiled = run.with_control(one, workdir / folder_name(fold), compiled, embeddings)
         for count in heard:
             heard[count] += int(rows[0][1].get(count, 0))
         for name, record in rows:
             figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
             found.setdefault(name, {})[fold] = figures
-    summary, *control = [{"name": n, **summarise(of_folds)} for n, of_folds in found.items()]
-    summary["control"] = control[0] if control else None
-    if heard["heard_of"]:  # recorded
-        summary |= heard
-    distributed.on_first(lambda: workdirs.write_json(workdir / "folds.json", summary))
+        summary = {**_with_control(found), "missing": folds[i + 1 :]}
+        if heard["heard_of"]:  # recorded
+            summary |= heard
+        distributed.on_first(
+            functools.partial(workdirs.write_json, workdir / "folds.json", summary)
+        )
     return summary
+
+
+def _with_control(found):
+    """`summarise` of what was done, with that of its control: name -> fold -> figures."""
+    summary, *control = [{"name": n, **summarise(of_folds)} for n, of_folds in found.items()]
+    return {**summary, "control": control[0] if control else None}
 
 
 def summarise(folds: dict[str, dict[str, float]]) -> dict:
@@ -90,7 +99,8 @@ def summarise(folds: dict[str, dict[str, float]]) -> dict:
       folds: fold -> figures.
 
     Returns:
-      {'folds': as given, 'mean': figures, 'deviation': figures, 'interval95': name -> [low, high]}.
+      {'folds': as given, 'mean': figures, 'deviation': figures, 'interval95': name -> [low, high]};
+      of one fold the last two are empty.
     """
     # Here: scipy.stats takes a second to import.
     from scipy.stats import t
@@ -99,6 +109,8 @@ def summarise(folds: dict[str, dict[str, float]]) -> dict:
     for name in set.intersection(*(set(figures) for figures in folds.values())):
         values = [figures[name] for figures in folds.values()]
         mean[name] = math.fsum(values) / count
+        if count == 1:
+            continue
         squares = math.fsum((value - mean[name]) ** 2 for value in values)
         deviation[name] = math.sqrt(squares / (count - 1))
         half = float(t.ppf(0.975, count - 1)) * deviation[name] / math.sqrt(count)

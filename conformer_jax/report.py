@@ -27,13 +27,13 @@ def write(workdirs, output, *, num_mistakes: int = 12) -> str:
       num_mistakes: worst mistakes shown of each run, with their sounds; 0 for none.
 
     Returns:
-      a line on what was written.
+      a line on what was written, and one on each folder that was left out.
 
     Raises:
-      UserError: a folder holds nothing to report on, or the page cannot be written.
+      UserError: no folder holds anything to report on, or the page cannot be written.
     """
-    runs, studies = reading.read_all(workdirs)
-    text = page.render(runs, studies, num_mistakes=num_mistakes)
+    runs, studies, unusable = reading.read_all(workdirs)
+    text = page.render(runs, studies, unusable, num_mistakes=num_mistakes)
     # A file name may hold bytes that are no text.
     content = text.encode("utf-8", "replace")
     try:
@@ -42,10 +42,11 @@ def write(workdirs, output, *, num_mistakes: int = 12) -> str:
         raise UserError(
             f"cannot write --output={output}: {error.strerror}; name a file in a folder that exists"
         ) from error
-    return (
+    wrote = (
         f"Wrote {output}: {len(runs)} run(s), {len(studies)} study folder(s), "
         f"{len(content) / 1e6:.1f} MB; open it in a browser"
     )
+    return "\n".join([wrote, *(f"left out: {reason}" for reason in unusable)])
 
 
 def main(argv):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,88 @@ def test_finished_folds_are_not_run_again(validated, monkeypatch):
     assert cross_validate.cross_validate(config, workdir) == summary
 
 
+@pytest.fixture(scope="module")
+def probed(validated, tmp_path_factory):
+    """(config, workdir, summary, names of the clips that were embedded) of a probe of all folds."""
+    config = validated[0].copy_and_resolve_references()
+    config.task = "linear_probe"
+    heard, workdir = [], tmp_path_factory.mktemp("probed") / "cv"
+    return config, workdir, probe_folds(config, workdir, heard), heard
+
+
+def probe_folds(config, workdir, heard):
+    real = frozen.clips_by_length
+
+    def watched(config, source, report):
+        heard.extend(source.example_id(i) for i in range(len(source)))
+        return real(config, source, report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frozen, "clips_by_length", watched)
+        return cross_validate.cross_validate(config, workdir)
+
+
+def test_a_probe_hears_every_clip_once(probed):
+    assert sorted(probed[3]) == [f"{fold}{i}.wav" for fold in "abc" for i in range(4)]
+
+
+def test_a_fold_alone_gives_the_same_figures(probed, tmp_path):
+    config = probed[0].copy_and_resolve_references()
+    config.data.update(train_folds=("a", "c"), eval_folds=("b",))
+    found = frozen.evaluate(config, tmp_path)
+    assert found.held_out["mAP"] == pytest.approx(probed[2]["folds"]["b"]["mAP"])
+    own, of_fold = (
+        predictions.load(d / "predictions.npz") for d in (tmp_path, probed[1] / "fold_b")
+    )
+    np.testing.assert_allclose(own.logits, of_fold.logits, atol=1e-4)
+    assert own.ids.tolist() == of_fold.ids.tolist()
+
+
+def test_finished_probes_are_kept_over_an_interruption(probed, tmp_path):
+    config, workdir, summary, _ = probed
+    copy, heard = tmp_path / "cv", []
+    shutil.copytree(workdir, copy)
+    assert probe_folds(config, copy, heard) == summary
+    assert heard == []
+    (copy / "fold_b" / "predictions.npz").unlink()  # as if this fold had been interrupted
+    assert probe_folds(config, copy, heard) == summary
+    assert len(heard) == 12
+    other = config.copy_and_resolve_references()
+    other.probe.l2 = 10.0
+    probe_folds(other, copy, heard := [])
+    assert len(heard) == 12
+
+
+def test_folds_that_are_done_are_on_disk_while_others_are_missing(probed, tmp_path, monkeypatch):
+    real = run.with_control
+
+    def interrupted(config, workdir, *args):
+        if workdir.name == "fold_b":
+            raise KeyboardInterrupt
+        return real(config, workdir, *args)
+
+    monkeypatch.setattr(run, "with_control", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate.cross_validate(probed[0], tmp_path / "cv")
+    found = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    assert found["missing"] == ["b", "c"]
+    assert list(found["folds"]) == ["a"]
+    assert found["deviation"] == found["interval95"] == {}
+
+
+def test_a_bad_clip_spoils_no_other_fold(probed, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = manifest(folder)
+    (folder / "b1.wav").write_bytes(b"no sound")
+    config = probed[0].copy_and_resolve_references()
+    config.data.update(manifest=path, max_bad_share=0.5)
+    summary = cross_validate.cross_validate(config, tmp_path / "cv")
+    assert summary["missing"] == []
+    for fold in "abc":
+        assert "b1.wav" in (tmp_path / "cv" / f"fold_{fold}" / "bad_audio.csv").read_text()
+
+
 def test_mean_deviation_and_interval():
     values = [0.71, 0.75, 0.69, 0.8, 0.73]
     found = cross_validate.summarise({str(i): {"accuracy": v} for i, v in enumerate(values)})
@@ -132,7 +215,7 @@ def test_probes_are_validated_like_fine_tuning(validated, monkeypatch, tmp_path)
     record = {"accuracy": 0.5, "mAP": 0.6, "chance_accuracy": 0.5, "chance_mAP": 0.5}
     seen = []
 
-    def fake(config, workdir, prepared):
+    def fake(config, workdir, prepared, embeddings):
         seen.append((config.data.eval_folds, config.data.train_folds, workdir.name))
         return loop.Result({}, record, config, None, 8)
 

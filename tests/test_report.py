@@ -15,7 +15,7 @@ import pytest
 import report_workdirs as written
 import soundfile
 
-from configs import pretrain
+from configs import finetune, pretrain
 from conformer_jax import report
 from conformer_jax.data.synthetic import CORPUS_SEED, render_clip
 from conformer_jax.errors import UserError
@@ -386,6 +386,42 @@ def test_a_folder_with_nothing_in_it_is_refused(tmp_path):
     (tmp_path / "label_efficiency.json").write_text('{"records": [{"share": 0.1}]}')
     with pytest.raises(UserError, match=r"label_efficiency\.json is not as expected"):
         runs.read_all([tmp_path])
+
+
+def test_one_unusable_folder_does_not_stop_the_report(tmp_path):
+    good, bad = written.write_folds(tmp_path / "cv"), tmp_path / "bad & worse"
+    bad.mkdir()
+    (bad / "folds.json").write_text("{")
+    said = report.write([good, bad, tmp_path / "gone"], tmp_path / "report.html").splitlines()
+    assert said[0].startswith(f"Wrote {tmp_path}")
+    assert said[1].startswith(f"left out: {bad}/folds.json is not as expected")
+    assert said[2].startswith(f"left out: {tmp_path}/gone is no folder")
+    shown = (tmp_path / "report.html").read_text()
+    assert "Folders that are left out" in shown
+    assert "bad &amp; worse/folds.json is not as expected" in shown
+    assert "Confusions, all folds together" in shown
+
+
+def test_folds_are_reported_while_others_are_missing(tmp_path):
+    folder = written.write_folds(tmp_path / "cv")
+    held_out = [
+        {"step": step, "split": "validation", "accuracy": step / 9, "mAP": 0.5} for step in (1, 2)
+    ]
+    written.write_run(folder / "fold_3", finetune.get_config("smoke"), held_out)
+    written.write_run(folder / "fold_old", finetune.get_config("smoke"), held_out)
+    file = folder / "folds.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps({**found, "missing": ["3", "4"]}))
+    shown = page.render(*runs.read_all([folder]), num_mistakes=0)
+    assert "Not finished: 3, 4 missing" in shown
+    assert "(fold 3 begun)" in shown
+    assert "Accuracy, validation" in shown  # a curve
+    assert "Confusions, 2 folds together" in shown
+    assert "fold old" not in shown
+    file.unlink()  # as in the first fold
+    shown = page.render(*runs.read_all([folder]), num_mistakes=0)
+    assert "Not finished: some folds missing" in shown
+    assert "Accuracy, validation" in shown
 
 
 def test_the_users_mistakes_end_in_one_line(tmp_path, capsys, folders):

@@ -1,5 +1,6 @@
 """One config from its start to its closing words."""
 
+import functools
 import logging
 import pathlib
 import shlex
@@ -45,17 +46,19 @@ def _labelled(config, workdir):
     return "\n".join(line for line in lines if line)
 
 
-def with_control(config, workdir, prepared=None):
+def with_control(config, workdir, prepared=None, embeddings=None):
     """Fine-tunes or probes; where config.compare_with_scratch, also the control.
 
     The control differs in nothing but that its encoder starts from scratch: same clips, same
     steps, same seed, same feature statistics. It lies in `<workdir>/scratch` and shares the
-    compiled program.
+    compiled program. A probe shares `embeddings` (frozen.Embeddings) with the other folds.
 
     Returns:
       rows of (name, held-out record); the Program.
     """
-    evaluate = loop.train_and_evaluate if config.task == "finetune" else frozen.evaluate
+    evaluate = loop.train_and_evaluate
+    if config.task != "finetune":
+        evaluate = functools.partial(frozen.evaluate, embeddings=embeddings)
     result = evaluate(config, workdir, prepared)
     done = {
         "finetune": "fine-tuned",

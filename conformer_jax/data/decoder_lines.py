@@ -2,8 +2,9 @@
 
 It writes to the C library's `stderr`, hundreds of lines a file, and libsndfile offers no switch.
 Descriptor 2 cannot be turned away instead: all threads share it, and theirs are the words that a
-user must see. So libsndfile's own reference to `stderr`, and no other library's, is pointed at
-/dev/null. Nothing is done elsewhere than on Linux on x86-64: the lines are printed there.
+user must see; a thread that filters it dies with the last words of a crashing library unread. So
+libsndfile's own reference to `stderr`, and no other library's, is pointed at /dev/null. Nothing is
+done elsewhere than on Linux on x86-64: the lines are printed there.
 """
 
 import ctypes

@@ -17,31 +17,41 @@ from conformer_jax.errors import UserError
 from conformer_jax.steps import losses
 
 _TOLERANCE = 1e-4  # of the gradient's norm: L-BFGS stops
+NONE_READABLE = "no clip could be read: see bad_audio.csv in the workdir"
 _ROWS = 1024  # clips whose neighbours are looked for at once
 
 
-def embed(compiled, state, batches) -> dict[str, np.ndarray]:
-    """Embeddings of all clips of an evaluation, in order; on every process those of all.
+def embed(compiled, state, batches, num_clips: int) -> dict[str, np.ndarray]:
+    """`embed_readable`; UserError where no clip could be read."""
+    found = embed_readable(compiled, state, batches, num_clips)
+    if not found:
+        raise UserError(NONE_READABLE)
+    return found
+
+
+def embed_readable(compiled, state, batches, num_clips: int) -> dict[str, np.ndarray]:
+    """Embeddings of all clips of a source, in its order; on every process those of all.
 
     Args:
       compiled: the Program of a task with a classifier.
       state: its TrainState.
-      batches: of this process.
+      batches: of this process, with every clip once, in any order and of any lengths.
+      num_clips: n, of the source.
 
     Returns:
       `embedding` [n, E] and `labels` [n, C] float32; `valid` [n], 0 where a clip could not be
-      read, or fills the last batch.
-
-    Raises:
-      UserError: no clip could be read.
+      read, and then all else is 0, too. {} where none could be.
     """
-    outputs = [
-        jax.device_get(compiled.embed_step(state, compiled.put_batch(batch))) for batch in batches
-    ]
-    whole = {name: np.concatenate([out[name] for out in outputs]) for name in outputs[0]}
-    if not whole["valid"].any():
-        raise UserError("no clip could be read: see bad_audio.csv in the workdir")
-    return whole
+    whole = {}
+    for batch in batches:
+        found = jax.device_get(compiled.embed_step(state, compiled.put_batch(batch)))
+        rows = found["valid"] > 0
+        index = found.pop("index")[rows]
+        for name, values in found.items():
+            if name not in whole:
+                whole[name] = np.zeros((num_clips, *values.shape[1:]), values.dtype)
+            whole[name][index] = values[rows]
+    return whole if whole and whole["valid"].any() else {}
 
 
 def fit(known, settings, *, neighbours: bool, multi_label: bool):

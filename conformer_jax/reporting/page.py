@@ -20,14 +20,14 @@ class Section:
     parts: tuple["Section", ...] = ()
 
 
-def render(runs, found_studies, *, num_mistakes: int) -> str:
+def render(runs, found_studies, unusable=(), *, num_mistakes: int) -> str:
     """The whole page as HTML.
 
     Args:
-      runs, found_studies: of runs.read_all.
+      runs, found_studies, unusable: of runs.read_all.
       num_mistakes: worst mistakes shown of each run.
     """
-    sections = [*_comparisons(runs)]
+    sections = [*_left_out(unusable), *_comparisons(runs)]
     sections += [run_section(run, num_mistakes) for run in runs]
     sections += [s for study in found_studies for s in study_sections(study, num_mistakes)]
     names = [run.name for run in runs if not run.is_control] + [s.name for s in found_studies]
@@ -98,6 +98,11 @@ def study_sections(study, num_mistakes: int) -> list[Section]:
         parts = (_mistakes(worst),) if with_predictions and num_mistakes else ()
         found.append(Section(f"{study.name}: cross-validation", content, parts))
     return found
+
+
+def _left_out(unusable):
+    listed = tag("ul", *(tag("li", reason) for reason in unusable))
+    return [Section("Folders that are left out", listed)] if unusable else []
 
 
 def _comparisons(runs):

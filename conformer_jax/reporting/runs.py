@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -57,32 +58,53 @@ class Study:
     fold_runs: list[Run]
 
 
-def read_all(paths) -> tuple[list[Run], list[Study]]:
+class Found(NamedTuple):
+    """All that there is to report on, and why the rest is left out, a line each."""
+
+    runs: list[Run]
+    studies: list[Study]
+    unusable: list[str]
+
+
+def read_all(paths) -> Found:
     """Runs, each followed by its control from `scratch/`, and studies, in the order given.
 
+    A folder that is not there or holds nothing to report on, and one with a file of a study that
+    cannot be read, is left out.
+
     Raises:
-      UserError: a folder that is not there or holds nothing to report on, or a file of a study
-        that cannot be read.
+      UserError: no folder is left; what is wrong with the first.
     """
-    runs, studies = [], []
-    names = _names([pathlib.Path(path) for path in paths])
-    for name, path in names.items():
-        if not path.is_dir():
-            raise UserError(
-                f"{path} is no folder: name the workdir of a run, such as runs/pretrain"
-            )
-        study, run = _study(name, path), read_run(name, path)
-        control = read_run(f"{name}, from scratch", path / "scratch")
-        if control is not None:
-            control.is_control = True
-        if study is None and run is None and control is None:
-            raise UserError(
-                f"{path} holds nothing to report on (no metrics.jsonl, predictions.npz, "
-                f"study.json, label_efficiency.json or folds.json): name the workdir of a run"
-            )
-        runs += [r for r in (run, control) if r is not None]
-        studies += [study] if study else []
-    return runs, studies
+    found = Found([], [], [])
+    for name, path in _names([pathlib.Path(path) for path in paths]).items():
+        try:
+            runs, study = _folder(name, path)
+        except UserError as error:
+            found.unusable.append(str(error))
+            continue
+        found.runs.extend(runs)
+        found.studies.extend([study] if study else [])
+    if not found.runs and not found.studies:
+        raise UserError(found.unusable[0])
+    return found
+
+
+def _folder(name, path):
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder: name the workdir of a run, such as runs/pretrain")
+    study, run = _study(name, path), read_run(name, path)
+    control = read_run(f"{name}, from scratch", path / "scratch")
+    if control is not None:
+        control.is_control = True
+    if study is None and run is None and control is None:
+        raise UserError(
+            f"{path} holds nothing to report on (no metrics.jsonl, predictions.npz, "
+            f"study.json, label_efficiency.json or folds.json): name the workdir of a run"
+        )
+    return [r for r in (run, control) if r is not None], study
+
+
+_NO_FOLD_DONE = {"folds": {}, "mean": {}, "deviation": {}, "interval95": {}, "missing": []}
 
 
 def read_run(name: str, path: pathlib.Path) -> Run | None:
@@ -166,12 +188,17 @@ def _bad_audio(path):
 def _study(name, path):
     efficiency, folds = (_json(path / f) for f in ("label_efficiency.json", "folds.json"))
     arms = _json(path / "study.json") if efficiency is None else None
-    if efficiency is None and arms is None and folds is None:
+    if folds is None:  # none is done yet
+        names = {folder.name: folder.name.replace("_", " ", 1) for folder in path.glob("fold_*")}
+    else:  # others there may be of an earlier cross-validation
+        of_study = [*folds["folds"], *folds.get("missing", ())]
+        names = {folder_name(fold): f"fold {fold}" for fold in of_study}
+    runs = [read_run(names[folder], path / folder) for folder in sorted(names)]
+    runs = [run for run in runs if run]
+    if efficiency is None and arms is None and folds is None and not runs:
         return None
-    runs = []
-    for fold in (folds or {}).get("folds", {}):
-        run = read_run(f"fold {fold}", path / folder_name(fold))
-        runs += [run] if run else []
+    if folds is None and runs:
+        folds = _NO_FOLD_DONE
     return Study(name, path, efficiency, arms, folds, runs)
 
 

@@ -47,25 +47,33 @@ def comparison(runs) -> Markup:
 
     All of them pre-train, or none.
     """
-    bars, charts = [], []
+    bars = []
     kind = "pretrain" if runs[0].task == "pretrain" else "labels"
-    for title, unit, name, chance, about in _COMPARED[kind]:
+    for title, _, name, chance, _ in _COMPARED[kind]:
         last = [(run.name, run.last("eval")) for run in runs]
         rows = [(run, e[name], e.get(chance)) for run, e in last if e.get(name) is not None]
         if chance and len(rows) > 1:
             bars.append(_bars(f"{title}, held out, at the last step", rows))
-        lines = [(run.name, run.series(name, "eval")) for run in runs]
-        if max(len(points) for _, points in lines) > 1:
-            charts.append(_overlay(f"{title}, held out", unit, about, lines, dots=True))
-    lines = [(run.name, run.series("loss", "train")) for run in runs]
-    if any(points for _, points in lines):
-        charts.append(_overlay("Training loss", "nats", _FITTED, lines, dots=False))
     return join(
         tag("p", _NOTES[kind]),
         tag("div", *bars, class_="side-by-side") if bars else None,
-        tag("div", *charts, class_="plots"),
+        _curves(runs, kind),
         _differences(runs),
     )
+
+
+def _curves(runs, kind):
+    """What was logged several times, of all runs in one chart each."""
+    charts = []
+    for title, unit, name, _, about in _COMPARED[kind]:
+        for split, shown in (("validation", "validation"), ("eval", "held out")):
+            lines = [(run.name, run.series(name, split)) for run in runs]
+            if max(len(points) for _, points in lines) > 1:
+                charts.append(_overlay(f"{title}, {shown}", unit, about, lines, dots=True))
+    lines = [(run.name, run.series("loss", "train")) for run in runs]
+    if any(points for _, points in lines):
+        charts.append(_overlay("Training loss", "nats", _FITTED, lines, dots=False))
+    return tag("div", *charts, class_="plots") if charts else None
 
 
 def _bars(title, rows):
@@ -214,16 +222,18 @@ def folds(study: dict, fold_runs) -> Markup:
 
     Args:
       study: folds.json, {'name', 'folds': {name: {metric: value}}, 'mean', 'deviation',
-        'interval95', 'control': the same of the control or None}.
-      fold_runs: the runs of the folds that are there.
+        'interval95', 'control': the same of the control or None, 'missing': folds not done}.
+      fold_runs: the runs of the folds that are there, also of those that are not done.
     """
+    done = {f"fold {fold}" for fold in study["folds"]}
     parts = [
         tag(
             "p",
             "Each fold is held out once and the model is trained on the others; the mean over "
             "the folds is the figure to report.",
         ),
-        _fold_table(study),
+        _missing(study, fold_runs),
+        _fold_table(study) if done else None,
     ]
     if study.get("heard_of"):
         flatters = ": these figures flatter it" if study.get("heard") else ""
@@ -231,15 +241,32 @@ def folds(study: dict, fold_runs) -> Markup:
         parts.append(tag("p", f"{told}{flatters}."))
     if study.get("control"):
         parts.append(_fold_table(study["control"]))
-    with_predictions = [run for run in fold_runs if run.predictions is not None]
+    if fold_runs and (curves := _curves(fold_runs, "labels")):
+        parts += [tag("h3", "Curves of the folds"), curves]
+    with_predictions = [r for r in fold_runs if r.name in done and r.predictions is not None]
     labels = [run.predictions.label_names for run in with_predictions]
+    how_many = len(labels) if study.get("missing") else "all"
     if not labels:
         parts.append(tag("p", "Confusions: no fold has its predictions.npz."))
     elif any(names != labels[0] for names in labels):
         parts.append(tag("p", "Confusions: the folds do not have the same classes."))
     else:
-        parts += [tag("h3", "Confusions, all folds together"), _pooled(with_predictions)]
+        parts += [tag("h3", f"Confusions, {how_many} folds together"), _pooled(with_predictions)]
     return join(*parts)
+
+
+def _missing(study, fold_runs):
+    """A sentence where folds are missing, else None."""
+    if study["folds"] and not study.get("missing"):
+        return None
+    left = ", ".join(study.get("missing", ())) or "some folds"
+    begun = [r.name for r in fold_runs if r.name.removeprefix("fold ") not in study["folds"]]
+    return tag(
+        "p",
+        tag("strong", f"Not finished: {left} missing"),
+        f" ({', '.join(begun)} begun)" if begun else "",
+        ". The same command goes on; the figures below are of the folds that are done.",
+    )
 
 
 def _fold_table(study):

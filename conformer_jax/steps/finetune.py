@@ -147,11 +147,12 @@ def finetune_embed_step(train_state: state.TrainState, batch):
     """Embeddings of one batch, as evaluation/probe.py takes them.
 
     Returns:
-      `embedding` [B, E] float32, `labels` [B, C], `valid` [B].
+      `embedding` [B, E] float32, `labels` [B, C]; `valid` [B] and `index` [B] of the batch.
     """
     model = train_state.model
     embedding = model.apply(
         {"params": train_state.eval_params}, batch["audio"], batch["num_samples"], method="embed"
     )
     labels = _targets(batch, train_state.options, model.num_classes)
-    return {"embedding": embedding, "labels": labels, "valid": batch["valid"]}
+    passed_on = {name: batch[name] for name in ("valid", "index")}
+    return {"embedding": embedding, "labels": labels, **passed_on}

@@ -1,26 +1,86 @@
 """The tasks 'linear_probe' and 'knn': what `loop.train_and_evaluate` is to the others.
 
 The encoder stays as config.init_from left it (random where that is ''), every clip is embedded
-once, and there are no steps: a second run begins anew.
+once, and there are no steps: a second run begins anew, but in cross-validation.
 """
 
-import functools
+import hashlib
+import json
+import logging
 
 import jax
+import numpy as np
 
-from conformer_jax.data import host_loader
+from conformer_jax import fields
+from conformer_jax.data import buckets, host_loader
+from conformer_jax.data.sources import Subset
+from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
-from conformer_jax.training import clips, initial, loop, opening, program
+from conformer_jax.training import (
+    clips,
+    digest,
+    distributed,
+    initial,
+    loop,
+    opening,
+    program,
+)
 from conformer_jax.training import evaluate as evaluating
+from conformer_jax.training import workdir as workdirs
 
 
-def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
+class Embeddings:
+    """What frozen encoders made of clips, kept for the other folds: each clip is heard once."""
+
+    def __init__(self):
+        self._kept = {}  # of an encoder: name of a clip -> its rows of probe.embed
+
+    def embed(self, encoder, source, report, embed) -> dict[str, np.ndarray]:
+        """All clips of a source.
+
+        Args:
+          encoder: what names the encoder, and its classes.
+          source: the Source.
+          report: BadAudioReport; a clip that could not be read is tried again.
+          embed: a part of the source -> probe.embed_readable of it, for clips not known yet.
+
+        Returns:
+          as probe.embed.
+
+        Raises:
+          UserError: no clip could be read.
+        """
+        known = self._kept.setdefault(encoder, {})
+        names = [source.example_id(i) for i in range(len(source))]
+        missing = [i for i, name in enumerate(names) if name not in known]
+        for i in set(range(len(source))).difference(missing):
+            report.ok(names[i])
+        if missing:
+            found = embed(Subset(source, missing, source.label_names))
+            for row in np.flatnonzero(found["valid"]) if found else ():
+                known[names[missing[row]]] = {key: part[row] for key, part in found.items()}
+        some = next((known[name] for name in names if name in known), None)
+        if some is None:
+            raise UserError(probe.NONE_READABLE)
+        bad = {key: np.zeros_like(value) for key, value in some.items()}
+        rows = [known.get(name, bad) for name in names]
+        return {key: np.stack([row[key] for row in rows]) for key in bad}
+
+
+def evaluate(
+    config,
+    workdir,
+    prepared: program.Program | None = None,
+    embeddings: Embeddings | None = None,
+) -> loop.Result:
     """Embeds training and held-out clips, fits the probe to the former and scores the latter.
 
     Args:
       config: the full config; not changed.
-      workdir: folder of the run; gets config.json, metrics.jsonl and predictions.npz.
+      workdir: folder of the run; gets config.json, metrics.jsonl, predictions.npz and probe.json.
       prepared: the Program of an earlier run, to share its compilations where it is the same.
+      embeddings: of the other folds, which this one adds its own to. Then a workdir in which the
+        same was finished before is left as it is.
 
     Returns:
       the Result; its training record is that of the linear probe on its training clips.
@@ -29,10 +89,10 @@ def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.R
       UserError: anything that the user can mend.
     """
     with opening.alone(config, workdir):
-        return _evaluate(config, workdir, prepared)
+        return _evaluate(config, workdir, prepared, embeddings)
 
 
-def _evaluate(config, workdir, prepared):
+def _evaluate(config, workdir, prepared, embeddings):
     config, workdir, report, data = opening.open_run(config, workdir)
     train_source, eval_source = data.train, data.held_out
     opening.carve(config, train_source)  # refuses what has no meaning here
@@ -40,36 +100,97 @@ def _evaluate(config, workdir, prepared):
     opening.say_sizes(config, train_source, eval_source)
     heard = clips.judge(config, data.known.encoder, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
-    loader = host_loader.pick(config.data.loader)
-    host, num_hosts = jax.process_index(), jax.process_count()
-    every_clip = functools.partial(
-        loader.eval_batches,
-        spec=host_loader.loader_spec(config),
-        report=report,
-        host=host,
-        num_hosts=num_hosts,
+    encoder = _encoder_name(compiled, state, data.label_names)
+    asked = _asked(config, encoder, data)
+    file = workdir / "probe.json"
+    if embeddings is not None and (before := distributed.on_first(lambda: _finished(file, asked))):
+        logging.info("finished before: %s is left as it is", workdir)
+        return loop.Result(before["train"], before["held_out"], config, compiled, len(train_source))
+    if jax.process_index() == 0:
+        file.unlink(missing_ok=True)
+    embed = lambda part: probe.embed_readable(
+        compiled, state, clips_by_length(config, part, report), len(part)
     )
-    known = probe.embed(compiled, state, every_clip(train_source))
-    unknown = probe.embed(compiled, state, every_clip(eval_source))
+    kept = Embeddings() if embeddings is None else embeddings
+    known, unknown = (
+        kept.embed(encoder, source, report, embed) for source in (train_source, eval_source)
+    )
+    record, held_out, found = _fit_and_score(config, data, known, unknown)
+    held_out.update(heard)
+    _write(config, workdir, held_out, found)
+    if jax.process_index() == 0:
+        workdirs.write_json(file, {"asked": asked, "train": record, "held_out": held_out})
+    return loop.Result(record, held_out, config, compiled, len(train_source))
+
+
+def clips_by_length(config, source, report):
+    """Batches of every clip of a source, once, for an embedding."""
+    loader = host_loader.pick(config.data.loader)
+    spec = host_loader.loader_spec(config)
+    several = jax.process_count()
+    batches = loader.eval_batches(source, spec, report, jax.process_index(), several)
+    if several > 1:  # all of them have to make the same batches
+        return batches
+    features = config.features
+    token = config.conformer.stride * round(features.hop_s * features.sample_rate)
+    return buckets.regroup(batches, buckets.bucket_lengths(token, spec.num_samples))
+
+
+def _fit_and_score(config, data, known, unknown):
+    """The records of training and held-out clips, the former {} where it means nothing; and the
+    Predictions of the latter."""
     multi_label = config.classifier.multi_label
     score = probe.fit(known, config.probe, neighbours=config.task == "knn", multi_label=multi_label)
 
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]
         found = predictions.collect(scored, source, 0)
-        return found, evaluating.whole_set(found, config.classifier.multi_label)
+        return found, evaluating.whole_set(found, multi_label)
 
-    found, held_out = figures(unknown, eval_source)
-    held_out.update(heard)
+    found, held_out = figures(unknown, data.held_out)
     record = {}
     if config.task == "linear_probe":  # a training clip is its own nearest neighbour
-        record = figures(known, train_source)[1]
+        record = figures(known, data.train)[1]
         held_out["train_accuracy"] = record["accuracy"]
-    if host == 0:  # of another task in the same folder
+    return record, held_out, found
+
+
+def _write(config, workdir, held_out, found):
+    if jax.process_index() == 0:  # of another task in the same folder
         (workdir / "metrics.jsonl").unlink(missing_ok=True)
     log = opening.open_log(config, workdir, 0)
     log.write(0, "eval", held_out)
     log.close()
-    if host == 0:
+    if jax.process_index() == 0:
         predictions.save(workdir / "predictions.npz", *found)
-    return loop.Result(record, held_out, config, compiled, len(train_source))
+
+
+def _encoder_name(compiled, state, label_names) -> str:
+    """The same of encoders that embed alike, for the same classes."""
+    params = {name: part for name, part in state.eval_params.items() if name != "head"}
+    arrays = {name: found for name, (found, _) in digest.of_tree(params).items()}
+    return _sha256([compiled.key, label_names, arrays])
+
+
+def _asked(config, encoder, data) -> str:
+    """What a result depends on: the config, the encoder, the clips and their labels."""
+    clips = [
+        [(source.example_id(i), source.labels(i)) for i in range(len(source))]
+        for source in (data.train, data.held_out)
+    ]
+    return _sha256([fields.saved(config), encoder, clips])
+
+
+def _sha256(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(file, asked):
+    """What is in probe.json where it answers what is asked, and all else is there; else None."""
+    try:
+        found = json.loads(file.read_bytes())
+        same = found["asked"] == asked and found["held_out"].keys() and "train" in found
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    beside = ("metrics.jsonl", "predictions.npz")
+    return found if same and all((file.parent / name).exists() for name in beside) else None

@@ -38,7 +38,8 @@ def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key
       config: of the run.
       compiled: its Program.
       checkpoints: of its workdir.
-      every_clip: () -> batches of all training clips, for a head that starts as a linear probe.
+      every_clip: () -> batches of all training clips and their number, for a head that starts as
+        a linear probe.
       key: of the parameters from scratch.
 
     Raises:
@@ -85,7 +86,7 @@ def _from_scratch(config, compiled, every_clip, key):
     if config.task == "finetune" and config.classifier.init == "probe":
         state = probe.start_head(
             state,
-            probe.embed(compiled, state, every_clip()),
+            probe.embed(compiled, state, *every_clip()),
             config.probe,
             multi_label=config.classifier.multi_label,
         )

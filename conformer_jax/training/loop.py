@@ -149,7 +149,11 @@ class _Run:
         eval_batches = lambda source: loader.eval_batches(source, spec, *place)
         init_key, self.step_key, eval_key = initial.run_keys(config)
         self.begun = initial.start(
-            config, compiled, self.checkpoints, lambda: eval_batches(train_source), init_key
+            config,
+            compiled,
+            self.checkpoints,
+            lambda: (eval_batches(train_source), len(train_source)),
+            init_key,
         )
         step = self.begun.step
         if step:

@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import finetune as finetune_config
+from conformer_jax.data import buckets
+from conformer_jax.data.host_loader import stack
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import frozen, loop, program
@@ -145,14 +147,42 @@ def test_neighbours_share_the_probe_s_program(config, probed, tmp_path):
     np.testing.assert_allclose(np.exp(logits).sum(1), 1.0, atol=1e-4)  # the shares of the votes
 
 
-def test_another_task_in_the_same_folder_leaves_one_record(config, probed, tmp_path):
-    for task in ("knn", "linear_probe"):
-        config = config.copy_and_resolve_references()
-        config.task = task
-        frozen.evaluate(config, tmp_path, probed[1].program)
-    records = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert len(records) == 1
-    assert "train_accuracy" in json.loads(records[0])
+def test_another_task_in_the_same_folder_is_refused(config, probed):
+    config = config.copy_and_resolve_references()
+    config.task = "knn"
+    before = (probed[0] / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="results of another task"):
+        frozen.evaluate(config, probed[0], probed[1].program)
+    assert (probed[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_clip_alone_and_padded_to_its_bucket_is_the_same_clip(config, probed):
+    """Sounds of all lengths up to clip_s: in batches of full length, and of four lengths."""
+    rng, compiled = np.random.default_rng(0), probed[1].program
+    state = compiled.init(jax.random.key(0))
+    samples = np.linspace(200, 8000, 19).astype(np.int32)
+    rows = []
+    for i, count in enumerate(samples):
+        audio = np.zeros(8000, np.int16)
+        audio[:count] = rng.integers(-9000, 9000, count)
+        rows.append({"audio": audio, "num_samples": count, "index": np.int32(i)})
+    rows = [
+        {**row, "labels": np.int32(i % 20), "valid": np.float32(1)} for i, row in enumerate(rows)
+    ]
+    rows[4]["valid"] = np.float32(0)  # could not be read
+    empty = {name: np.zeros_like(value) for name, value in rows[0].items()}
+    batches = [stack((rows + [empty] * 5)[i : i + 8]) for i in (0, 8, 16)]
+    lengths = buckets.bucket_lengths(640, 8000)
+    assert lengths == [5120, 8000]
+    lengths = [1280, 2560, *lengths]
+    short = list(buckets.regroup(batches, lengths))
+    assert {batch["audio"].shape for batch in short} == {(8, n) for n in lengths}
+    whole, parts = (probe.embed(compiled, state, some, 19) for some in (batches, short))
+    np.testing.assert_allclose(parts["embedding"], whole["embedding"], rtol=1e-5, atol=1e-5)
+    assert parts["valid"].tolist() == [float(i != 4) for i in range(19)]
+    np.testing.assert_array_equal(
+        parts["labels"].argmax(1), [0 if i == 4 else i for i in range(19)]
+    )
 
 
 @pytest.mark.parametrize("task", ["finetune", "linear_probe", "knn"])

@@ -66,5 +66,5 @@ def test_a_probe_does_not_replace_the_results_of_another_task(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "split": "eval"}\n')
     workdir.claim(tmp_path, config)  # the same again: done anew
     config.task = "knn"
-    with pytest.raises(UserError, match="another task .*'linear_probe' -> 'knn'"):
+    with pytest.raises(UserError, match=r"another task .*'linear_probe' -> 'knn'"):
         workdir.claim(tmp_path, config)
