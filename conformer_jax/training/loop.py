@@ -97,9 +97,9 @@ def _train_and_evaluate(config, workdir, prepared):
 def _loop(run) -> dict[str, Any]:
     """Steps until the last; returns the last evaluation of the held-out clips."""
     state, step, fresh = run.begun.state, run.begun.step, run.begun.fresh
-    limits = run.config.train, run.config.checkpoint
+    config = run.config
     while True:
-        due = decision.before_step(step, *limits, fresh=fresh)
+        due = decision.before_step(step, config.train, config.checkpoint, fresh=fresh)
         with run.window.paused():
             judged = None if run.watch.due() else run.judge(state, step, due)
             if judged is None:
@@ -116,7 +116,8 @@ def _loop(run) -> dict[str, Any]:
         state, pairs = run.compiled.train_step(state, batch, run.step_key)
         run.window.add(pairs)
         step, fresh = step + 1, True
-        if decision.record_due(step, *limits, validates=run.judge.validates):
+        validates = run.judge.validates
+        if decision.record_due(step, config.train, config.checkpoint, validates=validates):
             run.record(state, step)
         run.log.advance(step)
 
