@@ -38,6 +38,7 @@ def _evaluate(config, workdir, prepared):
     opening.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(data.label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
+    classes = opening.known_classes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     loader = host_loader.pick(config.data.loader)
     host, num_hosts = jax.process_index(), jax.process_count()
@@ -56,7 +57,7 @@ def _evaluate(config, workdir, prepared):
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]
         found = predictions.collect(scored, source, 0)
-        return found, evaluating.whole_set(found, config.classifier.multi_label)
+        return found, evaluating.whole_set(found, multi_label, classes)
 
     found, held_out = figures(unknown, eval_source)
     record = {}
