@@ -34,10 +34,9 @@ def _labelled(config, workdir):
     if len(rows) > 1 and config.task == "finetune":
         distributed.on_first(lambda: _draw_both(config, pathlib.Path(workdir)))
     held_out = rows[0][1]
-    chance = {"accuracy": held_out["chance_accuracy"], "mAP": held_out["chance_mAP"]}
     picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
     lines = [
-        table([*rows, ("chance", chance)]),
+        table([*rows, ("chance", _chance(held_out))]),
         heard(held_out),
         f"{picture}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
@@ -88,8 +87,22 @@ def _draw_both(config, workdir):
         logging.warning("curves.png not written: %s", error)
 
 
+def _chance(record):
+    """What guessing scores, of all labels and, where that differs, of those that training had."""
+    start = "chance_"
+    return {k.removeprefix(start): v for k, v in record.items() if k.startswith(start)}
+
+
 def table(rows) -> str:
-    """Rows of (name, record with accuracy and mAP) as text."""
+    """Rows of (name, record with accuracy and mAP) as text, and once more without labels that
+    training did not have, where there are any."""
+    ends = [("", ""), (", of labels trained on", "_known")]
+    rows = [
+        (name + words, {figure: record[figure + end] for figure in ("accuracy", "mAP")})
+        for words, end in ends
+        for name, record in rows
+        if f"accuracy{end}" in record
+    ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'on the held-out clips':<{width}}  accuracy    mAP"]
     lines += [

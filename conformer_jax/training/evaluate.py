@@ -27,11 +27,13 @@ class Evaluator:
       watch: preemption.Watch.
       key: masks and distractors of pre-training follow from it.
       multi_label: config.classifier.multi_label.
+      known: as of `whole_set`.
     """
 
-    def __init__(self, compiled, batches_of, watch, key, *, multi_label: bool):
+    def __init__(self, compiled, batches_of, watch, key, *, multi_label: bool, known=None):
         self._compiled, self._batches_of = compiled, batches_of
-        self._watch, self._key, self._multi_label = watch, key, multi_label
+        self._watch, self._key = watch, key
+        self._multi_label, self._known = multi_label, known
 
     def __call__(self, state, source) -> Evaluation | None:
         """Metrics and predictions of the whole source; None where SIGTERM came on the way."""
@@ -51,13 +53,30 @@ class Evaluator:
         if not outputs:
             return Evaluation(record, None)
         found = predictions.collect(outputs, source, int(state.step))
-        return Evaluation(record | whole_set(found, self._multi_label), found)
+        return Evaluation(record | whole_set(found, self._multi_label, self._known), found)
 
 
-def whole_set(found, multi_label: bool) -> dict[str, float]:
-    """The figures of Predictions; a UserError where they have none."""
+def whole_set(found, multi_label: bool, known=None) -> dict[str, float]:
+    """The figures of Predictions; a UserError where they have none.
+
+    Args:
+      found: Predictions.
+      multi_label: config.classifier.multi_label.
+      known: bool [C], which classes training had; where clips have others, the figures once more
+        without these classes and the clips that have no other label, named '<figure>_known'.
+    """
+    parts = {"": (found.logits, found.labels)}
+    if known is not None and found.labels[:, ~known].any():
+        rows = found.labels[:, known].any(1) | (found.labels == 0).all(1)
+        of_known = found.logits[rows][:, known], found.labels[rows][:, known]
+        if of_known[1].any():
+            parts["_known"] = of_known
     try:
-        return metrics.whole_set(found.logits, found.labels, multi_label=multi_label)
+        return {
+            name + end: value
+            for end, part in parts.items()
+            for name, value in metrics.whole_set(*part, multi_label=multi_label).items()
+        }
     except ValueError as error:
         raise UserError(f"evaluation failed: {error}") from error
 

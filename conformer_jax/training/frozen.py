@@ -99,6 +99,7 @@ def _evaluate(config, workdir, prepared, embeddings):
     compiled = program.build(config, len(data.label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
     heard = clips.judge(config, data.known.encoder, eval_source)
+    classes = opening.known_classes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     encoder = _encoder_name(compiled, state, data.label_names)
     asked = _asked(config, encoder, data)
@@ -115,7 +116,7 @@ def _evaluate(config, workdir, prepared, embeddings):
     known, unknown = (
         kept.embed(encoder, source, report, embed) for source in (train_source, eval_source)
     )
-    record, held_out, found = _fit_and_score(config, data, known, unknown)
+    record, held_out, found = _fit_and_score(config, data, known, unknown, classes)
     held_out.update(heard)
     _write(config, workdir, held_out, found)
     if jax.process_index() == 0:
@@ -136,7 +137,7 @@ def clips_by_length(config, source, report):
     return buckets.regroup(batches, buckets.bucket_lengths(token, spec.num_samples))
 
 
-def _fit_and_score(config, data, known, unknown):
+def _fit_and_score(config, data, known, unknown, classes):
     """The records of training and held-out clips, the former {} where it means nothing; and the
     Predictions of the latter."""
     multi_label = config.classifier.multi_label
@@ -145,7 +146,7 @@ def _fit_and_score(config, data, known, unknown):
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]
         found = predictions.collect(scored, source, 0)
-        return found, evaluating.whole_set(found, multi_label)
+        return found, evaluating.whole_set(found, multi_label, classes)
 
     found, held_out = figures(unknown, data.held_out)
     record = {}

@@ -79,9 +79,10 @@ def _train_and_evaluate(config, workdir, prepared):
     opening.say_sizes(config, train_source, eval_source)
     heard = clips.judge(config, data.known.encoder, eval_source)
     distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
+    known = opening.known_classes(config, train_source, eval_source)
     if compiled is not prepared:
         logging.info("compiling, which takes about half a minute on two cores")
-    run = _Run(config, workdir, compiled, label_names, heard)
+    run = _Run(config, workdir, compiled, label_names, heard, known)
     try:
         run.start(report, train_source, eval_source, validation)
         held_out = run.again(eval_source) if run.begun.finished else _loop(run)
@@ -125,7 +126,7 @@ def _loop(run) -> dict[str, Any]:
 class _Run:
     """What the loop works with: each part has a file of its own, this one puts them together."""
 
-    def __init__(self, config, workdir, compiled, label_names, heard):
+    def __init__(self, config, workdir, compiled, label_names, heard, known):
         keep_best = max(config.checkpoint.keep_best, 1 if config.data.validation_share else 0)
         self.config, self.compiled = config, compiled
         self.checkpoints = checkpoint.Checkpoints(
@@ -134,7 +135,7 @@ class _Run:
         self.watch = preemption.Watch()
         self.log, self.batches = None, None  # from `start` on
         self._workdir, self._first = workdir, jax.process_index() == 0
-        self._heard = heard
+        self._heard, self._known = heard, known
         self._meta = {
             "config": config.to_dict(),
             "label_names": list(label_names),
@@ -169,7 +170,12 @@ class _Run:
         if self._first:
             predictions.drop_other(self._predictions, self.log.last("eval").get("step"))
         self.evaluate = evaluating.Evaluator(
-            compiled, eval_batches, self.watch, eval_key, multi_label=config.classifier.multi_label
+            compiled,
+            eval_batches,
+            self.watch,
+            eval_key,
+            multi_label=config.classifier.multi_label,
+            known=self._known,
         )
         self.judge = evaluating.Judge(
             config,

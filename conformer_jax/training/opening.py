@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from conformer_jax import fields
+from conformer_jax.data import labels
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, source_spec
 from conformer_jax.errors import UserError
@@ -108,6 +109,20 @@ def open_log(config, workdir, start_step: int, *, keep_eval=True, expected=None)
         expected=expected,
         active=jax.process_index() == 0,
     )
+
+
+def known_classes(config, train_source, held_out):
+    """labels.known_classes of a labelled task: bool [C]; None of pre-training, and of a TFDS data
+    set, whose labels cannot be read without the audio.
+
+    Raises:
+      UserError: all training clips have the same labels.
+    """
+    data = config.data
+    if config.task == "pretrain" or data.tfds_name:
+        return None
+    chosen = data.labels_per_class > 0 or data.label_share < 1
+    return labels.known_classes(train_source, held_out, chosen=chosen)
 
 
 def say_sizes(config, train_source, eval_source):
