@@ -11,7 +11,7 @@ import jax
 from conformer_jax.data import host_loader
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import evaluate as evaluating
-from conformer_jax.training import initial, loop, opening, program
+from conformer_jax.training import initial, loop, opening, probe_file, program
 
 
 def evaluate(config, workdir, prepared: program.Program | None = None) -> loop.Result:
@@ -70,4 +70,5 @@ def _evaluate(config, workdir, prepared):
     log.close()
     if host == 0:
         predictions.save(workdir / "predictions.npz", *found)
+        probe_file.save(workdir, config, data.label_names, state, score)
     return loop.Result(record, held_out, config, compiled, len(train_source))

@@ -69,10 +69,14 @@ def test_embeddings_that_are_not_finite_are_refused():
         probe.fit_linear(x, np.eye(4)[labels], multi_label=False, l2=0.1, max_iterations=5)
 
 
+def neighbours(x, labels, **options):
+    return probe.find_neighbours(x, labels, multi_label=False, **options)
+
+
 def test_neighbours_vote_as_in_scikit_learn():
     x, labels = blobs(each=20)
     new, _ = blobs(each=10, seed=3)
-    scores = probe.knn_scores(x, np.eye(4)[labels], new, neighbors=7, temperature=0.1)
+    scores = neighbours(x, np.eye(4)[labels], neighbors=7, temperature=0.1).votes(new)
     mean, deviation = x.mean(0), x.std(0)
     vote = lambda distance: np.exp((1 - distance) / 0.1)
     oracle = KNeighborsClassifier(7, weights=vote, metric="cosine", algorithm="brute")
@@ -83,15 +87,15 @@ def test_neighbours_vote_as_in_scikit_learn():
 def test_neighbours_of_many_clips_are_found_in_parts(monkeypatch):
     x, labels = blobs(each=20)
     options = {"neighbors": 5, "temperature": 0.1}
-    whole = probe.knn_scores(x, np.eye(4)[labels], x, **options)
+    found = neighbours(x, np.eye(4)[labels], **options)
+    whole = found.votes(x)
     monkeypatch.setattr(probe, "_ROWS", 7)
-    np.testing.assert_array_equal(probe.knn_scores(x, np.eye(4)[labels], x, **options), whole)
+    np.testing.assert_allclose(found.votes(x), whole, atol=1e-6)
 
 
 def test_more_neighbours_than_clips_are_all_clips():
-    scores = probe.knn_scores(
-        np.eye(3), np.eye(2)[[0, 1, 1]], np.eye(3), neighbors=20, temperature=1e6
-    )
+    found = neighbours(np.eye(3), np.eye(2)[[0, 1, 1]], neighbors=20, temperature=1e6)
+    scores = found.votes(np.eye(3))
     np.testing.assert_allclose(scores, [[1 / 3, 2 / 3]] * 3, atol=1e-4)
 
 
