@@ -85,6 +85,8 @@ def save(path, meta: dict, tensors: dict) -> None:
     except safetensors.SafetensorError as error:  # its only word for a full disk
         temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error}") from error
+    os.umask(mask := os.umask(0))  # there is no way to ask for it
+    os.chmod(temporary, 0o666 & ~mask)  # safetensors lets nobody else read it
     os.replace(temporary, path)
 
 

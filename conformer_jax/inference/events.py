@@ -1,0 +1,118 @@
+"""From probabilities of overlapping windows to events: what begins and ends when."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rules(NamedTuple):
+    """What makes an event of a label.
+
+    thresholds: [C], it begins and ends around windows with at least this probability; release: and
+    goes on while it is at least this share of the threshold (hysteresis); min_s: shorter ones are
+    dropped; merge_s: ones with at most this between them become one; single: whether only the
+    likeliest label of a window counts.
+    """
+
+    thresholds: np.ndarray
+    release: float = 0.5
+    min_s: float = 0.0
+    merge_s: float = 0.0
+    single: bool = False
+
+
+class Event(NamedTuple):
+    """start, end: s; label: its number; probability: the highest inside."""
+
+    start: float
+    end: float
+    label: int
+    probability: float
+
+
+def edges(start, end) -> np.ndarray:
+    """Which time each window speaks for: [W + 1] s, halfway between the middles of neighbours.
+
+    A window says most of its middle: one half filled by a sound is where the sound begins or ends.
+
+    Args:
+      start, end: [W], W at least 1, of windows that cover the sound, in order.
+    """
+    middle = (np.asarray(start) + np.asarray(end)) / 2
+    return np.concatenate([start[:1], (middle[1:] + middle[:-1]) / 2, end[-1:]])
+
+
+def find(probabilities, bounds, rules: Rules) -> list[Event]:
+    """Events of all labels, in order of time.
+
+    Args:
+      probabilities: [W, C].
+      bounds: [W + 1] from `edges`.
+      rules: Rules.
+    """
+    p = np.asarray(probabilities)
+    if rules.single:
+        best = p.argmax(1)[:, None] == np.arange(p.shape[1])
+        p = np.where(best, p, -1.0)
+    found = []
+    for label, threshold in enumerate(rules.thresholds):
+        runs = _runs(p[:, label], threshold, threshold * rules.release)
+        found += [
+            Event(bounds[first], bounds[last], label, float(p[first:last, label].max()))
+            for first, last in _merged(runs, bounds, rules.merge_s)
+            if bounds[last] - bounds[first] >= rules.min_s - 1e-9
+        ]
+    return sorted(found)
+
+
+def likeliest(probabilities, bounds, count: int) -> list[Event]:
+    """The `count` likeliest labels of every window, likeliest first."""
+    p = np.asarray(probabilities)
+    order = np.argsort(-p, axis=1, kind="stable")[:, :count]
+    return [
+        Event(bounds[w], bounds[w + 1], int(label), float(p[w, label]))
+        for w in range(len(p))
+        for label in order[w]
+    ]
+
+
+def choose_thresholds(probabilities, labels) -> list[float]:
+    """The threshold of each class with the best F1 on these clips; 0.5 where it has no positives.
+
+    Halfway between the two probabilities that it separates.
+
+    Args:
+      probabilities: [n, C].
+      labels: [n, C] of 0 and 1.
+    """
+    chosen = []
+    for p, y in zip(np.asarray(probabilities, np.float64).T, np.asarray(labels).T, strict=True):
+        if not y.any():
+            chosen.append(0.5)
+            continue
+        order = np.argsort(-p, kind="stable")
+        p, y = p[order], y[order]
+        hits, taken = np.cumsum(y), np.arange(1, len(y) + 1)
+        f1 = 2 * hits / (taken + y.sum())
+        f1[:-1][p[:-1] == p[1:]] = -1.0  # no threshold separates equal ones
+        best = int(f1.argmax())
+        chosen.append(float((p[best] + (p[best + 1] if best + 1 < len(p) else 0.0)) / 2))
+    return chosen
+
+
+def _runs(p, threshold, release) -> list[tuple[int, int]]:
+    """Stretches of windows, [first, last), of at least `release` that reach `threshold`."""
+    on = np.concatenate([[False], p >= release, [False]])
+    change = np.flatnonzero(on[1:] != on[:-1])
+    pairs = zip(change[::2], change[1::2], strict=True)
+    return [(a, b) for a, b in pairs if p[a:b].max() >= threshold]
+
+
+def _merged(runs, bounds, gap_s):
+    merged = []
+    for first, last in runs:
+        if merged and bounds[first] - bounds[merged[-1][1]] <= gap_s:
+            merged[-1] = (merged[-1][0], last)
+        else:
+            merged.append((first, last))
+    return merged
