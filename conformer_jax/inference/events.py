@@ -8,10 +8,9 @@ import numpy as np
 class Rules(NamedTuple):
     """What makes an event of a label.
 
-    thresholds: [C], it begins and ends around windows with at least this probability; release: and
-    goes on while it is at least this share of the threshold (hysteresis); min_s: shorter ones are
+    thresholds: [C], it has a stretch of at least this probability; release: and goes on while it is at least this share of the threshold (hysteresis); min_s: shorter ones are
     dropped; merge_s: ones with at most this between them become one; single: whether only the
-    likeliest label of a window counts.
+    likeliest label of a stretch counts.
     """
 
     thresholds: np.ndarray
@@ -30,24 +29,31 @@ class Event(NamedTuple):
     probability: float
 
 
-def edges(start, end) -> np.ndarray:
-    """Which time each window speaks for: [W + 1] s, halfway between the middles of neighbours.
+def average(probabilities, start, end) -> tuple[np.ndarray, np.ndarray]:
+    """What overlapping windows say together of each stretch of time: the mean of those over it.
 
-    A window says most of its middle: one half filled by a sound is where the sound begins or ends.
+    On clips of ESC-50 one after the other this found more, and more of it right, than what the
+    window around each stretch says alone (docs/results.md).
 
     Args:
-      start, end: [W], W at least 1, of windows that cover the sound, in order.
+      probabilities: [W, C].
+      start, end: [W] s, in order, of windows that cover the sound.
+
+    Returns:
+      probabilities [K, C] float32; bounds [K + 1] s of the stretches.
     """
-    middle = (np.asarray(start) + np.asarray(end)) / 2
-    return np.concatenate([start[:1], (middle[1:] + middle[:-1]) / 2, end[-1:]])
+    bounds = np.unique(np.concatenate([start, end]))
+    middle = (bounds[1:] + bounds[:-1]) / 2
+    first, last = np.searchsorted(end, middle), np.searchsorted(start, middle)
+    sums = np.cumsum(np.concatenate([np.zeros_like(probabilities[:1]), probabilities]), 0, float)
+    return ((sums[last] - sums[first]) / (last - first)[:, None]).astype(np.float32), bounds
 
 
 def find(probabilities, bounds, rules: Rules) -> list[Event]:
     """Events of all labels, in order of time.
 
     Args:
-      probabilities: [W, C].
-      bounds: [W + 1] from `edges`.
+      probabilities, bounds: [K, C] and [K + 1] from `average`.
       rules: Rules.
     """
     p = np.asarray(probabilities)
@@ -66,7 +72,7 @@ def find(probabilities, bounds, rules: Rules) -> list[Event]:
 
 
 def likeliest(probabilities, bounds, count: int) -> list[Event]:
-    """The `count` likeliest labels of every window, likeliest first."""
+    """The `count` likeliest labels of every stretch, likeliest first."""
     p = np.asarray(probabilities)
     order = np.argsort(-p, axis=1, kind="stable")[:, :count]
     return [
@@ -101,7 +107,7 @@ def choose_thresholds(probabilities, labels) -> list[float]:
 
 
 def _runs(p, threshold, release) -> list[tuple[int, int]]:
-    """Stretches of windows, [first, last), of at least `release` that reach `threshold`."""
+    """Runs [first, last) of stretches of at least `release` that reach `threshold`."""
     on = np.concatenate([[False], p >= release, [False]])
     change = np.flatnonzero(on[1:] != on[:-1])
     pairs = zip(change[::2], change[1::2], strict=True)
