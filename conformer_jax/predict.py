@@ -12,6 +12,17 @@ from conformer_jax.command import using
 
 FORMATS = ("text", "csv", "json", "audacity", "raven")
 _ONE_LABEL, _SEVERAL = 0.3, 0.5  # thresholds of models that have none of their own
+_HELP = {
+    "model": "workdir of a fine-tuned run or of a probe, a bundle, or a model.safetensors",
+    "output": "file to write; printed without it. Of several recordings for Audacity: a folder, "
+    "with a label track of each",
+    "top": "instead of events, the N likeliest labels of every stretch of time",
+    "threshold": "probability that an event reaches. Default: the model's own where it has some; "
+    "else 0.5, or, where one label holds at a time, the likeliest from 0.3 on",
+    "release": "an event goes on while it is at least this share of the threshold; default: 0.5",
+    "overlap": "share of a window that the next hears, too, from 0 to 0.95; default: 0.5",
+    "merge": "events of a label with at most this between them become one; default: 0",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,28 +32,19 @@ def parser() -> argparse.ArgumentParser:
         description="Say what is heard when: a trained model listens to recordings of any length "
         "in overlapping windows, and what it hears becomes events with a start and an end.",
     )
-    made.add_argument("model", metavar="MODEL", help="workdir of a fine-tuned run or of a probe, "
-                      "a bundle, or a model.safetensors")  # fmt: skip
-    made.add_argument("sounds", metavar="FILE|DIR", nargs="+", help="recordings, or folders")
-    made.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    made.add_argument("--output", metavar="FILE", help="file to write; printed without it. Of "
-                      "several recordings for Audacity: a folder, with a label track of each")  # fmt: skip
-    made.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    made.add_argument("--top", type=int, metavar="N", help="instead of events, the N likeliest "
-                      "labels of every stretch of time")  # fmt: skip
-    made.add_argument("--threshold", type=float, metavar="P", help="probability that an event "
-                      "reaches. Default: the model's own where it has some; else 0.5, or, where one "
-                      "label holds at a time, the likeliest from 0.3 on")  # fmt: skip
-    made.add_argument("--release", type=float, default=0.5, metavar="SHARE", help="an event goes "
-                      "on while it is at least this share of the threshold; default: 0.5")  # fmt: skip
-    made.add_argument("--window", type=float, metavar="S", help="s heard at once; default: as in "
-                      "training")  # fmt: skip
-    made.add_argument("--overlap", type=float, default=0.5, metavar="SHARE", help="of a window "
-                      "with the next, from 0 to below 1; default: 0.5")  # fmt: skip
-    made.add_argument("--min", type=float, default=0.0, metavar="S", help="shorter events are "
-                      "dropped; default: 0")  # fmt: skip
-    made.add_argument("--merge", type=float, default=0.0, metavar="S", help="events of a label with "
-                      "at most this between them become one; default: 0")  # fmt: skip
+    add = made.add_argument
+    add("model", metavar="MODEL", help=_HELP["model"])
+    add("sounds", metavar="FILE|DIR", nargs="+", help="recordings, or folders of them")
+    add("--format", choices=FORMATS, default="text", help="default: text")
+    add("--output", metavar="FILE", help=_HELP["output"])
+    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--top", type=int, metavar="N", help=_HELP["top"])
+    add("--threshold", type=float, metavar="P", help=_HELP["threshold"])
+    add("--release", type=float, default=0.5, metavar="SHARE", help=_HELP["release"])
+    add("--window", type=float, metavar="S", help="s heard at once; default: as in training")
+    add("--overlap", type=float, default=0.5, metavar="SHARE", help=_HELP["overlap"])
+    add("--min", type=float, default=0.0, metavar="S", help="drop shorter events; default: 0")
+    add("--merge", type=float, default=0.0, metavar="S", help=_HELP["merge"])
     return made
 
 

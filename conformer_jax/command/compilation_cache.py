@@ -12,8 +12,9 @@ def turn_on() -> None:
 
     $CONFORMER_JAX_CACHE names another folder, or switches it off with 0; where
     $JAX_COMPILATION_CACHE_DIR is set that folder is taken, as JAX does by itself. Several processes
-    may share it: each file is written under another name first, and named by what it was compiled
-    from. A folder that cannot be written to only means that everything is compiled again.
+    may share it: files are named by what they were compiled from, and one that is not whole (being
+    written, or left by a kill) is compiled again, with a warning of JAX. A folder that cannot be
+    written to only means that everything is compiled again. It may be deleted at any time.
     """
     wanted = os.environ.get(SWITCH, "")
     if wanted == "0" or "JAX_COMPILATION_CACHE_DIR" in os.environ:

@@ -108,12 +108,19 @@ def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = No
         del rows["Several labels at once"], rows["Thresholds"]
     lines = [*front, f"# {title}", "", "```python", "import conformer_jax", ""]
     lines += [f'model = conformer_jax.load("{title}")', "```", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {' '.join(text.split())} |".replace("\n", " ") for name, text in rows.items()]
+    lines += [
+        f"| {name} | {' '.join(text.split())} |".replace("\n", " ") for name, text in rows.items()
+    ]
     if figures:
         lines += ["", "## Figures", "", "On the held-out clips of its run, one split:", ""]
         lines += ["| figure | value |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in figures.items()]
-    lines += ["", "## To be filled in", "", "What it was trained on, its licence, what it cannot do."]
+    lines += [
+        "",
+        "## To be filled in",
+        "",
+        "What it was trained on, its licence, what it cannot do.",
+    ]
     return "\n".join(lines) + "\n"
 
 

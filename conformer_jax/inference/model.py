@@ -72,6 +72,8 @@ class Model:
       window_s: s of the windows that it was trained on.
       multi_label: whether several labels may hold at once (sigmoid), or one does (softmax).
       thresholds: float32 [C], chosen on validation clips, or None.
+      digest: of all that it is, 16 characters.
+      width: E of its embeddings.
     """
 
     def __init__(self, found: trained.Trained, name: str):
@@ -88,6 +90,7 @@ class Model:
         self._neighbours = trained.neighbours(found)
         self._params = jax.device_put(trained.tree(found.tensors))
         self.digest = _digest(found)
+        self.width = self._width()
 
     def tag(self, sound, sample_rate=None, *, window_s=None, hop_s=None) -> Tags:
         """Probability of every label in every window.
@@ -188,6 +191,12 @@ class Model:
         if not 0 < hop_s <= window_s:
             raise UserError(f"a hop of {hop_s} s: above 0, at most the window of {window_s:g} s")
         return tuple(max(1, round(s * self.sample_rate)) for s in (window_s, hop_s))
+
+    def _width(self):
+        audio, count = np.zeros((1, self.sample_rate), np.float32), np.ones(1, np.int32)
+        options = {"model": self._classifier, "head": False, "frames": False}
+        traced = functools.partial(_outputs, **options)
+        return jax.eval_shape(traced, self._params, audio, count)["embedding"].shape[1]
 
     def _open(self, sound, rate):
         if isinstance(sound, str | os.PathLike):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from conformer_jax.inference.events import Event
 
-
 _HIGH = "8000.0"  # Hz: Raven wants a band, and a tag has none
 
 

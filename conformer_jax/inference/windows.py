@@ -129,7 +129,9 @@ def _mono(samples) -> np.ndarray:
                 f"or give integers"
             )
     else:
-        raise UserError(f"samples of type {samples.dtype}: give floats, int16, int32, int8 or uint8")
+        raise UserError(
+            f"samples of type {samples.dtype}: give floats, int16, int32, int8 or uint8"
+        )
     return audio.mean(1) if audio.ndim == 2 else audio
 
 
