@@ -71,9 +71,7 @@ class Judged(NamedTuple):
     held_out: Evaluation | None
     rank: float  # of a checkpoint saved here, higher is better
     best_step: int | None = None
-    thresholds: list[float] | None = (
-        None  # [C], of the best step, where there may be several labels
-    )
+    thresholds: list[float] | None = None  # [C], where several labels may hold
 
 
 class Judge:
