@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 
+from conformer_jax import fields
 from conformer_jax.errors import UserError
 from conformer_jax.training import model_file
 
@@ -87,7 +88,7 @@ def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = No
       licence: identifier of the weights' licence; '' leaves it to be filled in.
       figures: of the held-out clips, by name.
     """
-    config, labels = meta["config"], meta["label_names"]
+    config, labels = fields.with_defaults(meta["config"]), meta["label_names"]
     features, encoder = config["features"], config["conformer"]
     kind = {"classifier": "a linear head", "knn": "nearest neighbours", "encoder": "no head"}
     front = ["---", f"license: {licence or 'unknown'}", "library_name: conformer_jax"]
@@ -97,7 +98,7 @@ def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = No
         "Model": f"Conformer, width {encoder['width']}, {len(encoder['kernel_sizes'])} blocks, "
         f"{kind[meta['kind']]}",
         "Input": f"mono, {features['sample_rate']} Hz (others are resampled), windows of "
-        f"{config.get('data', {}).get('clip_s', 5.0):g} s; feature statistics are in the file",
+        f"{config['data']['clip_s']:g} s; feature statistics are in the file",
         "Labels": f"{len(labels)}, in this order: {', '.join(labels)}" if labels else "none",
         "Several labels at once": "yes" if config["classifier"]["multi_label"] else "no",
         "Thresholds": "chosen on validation clips, in the file" if meta["thresholds"] else "none",

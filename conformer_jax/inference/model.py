@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conformer_jax import fields
 from conformer_jax.data.sound_file import BadAudio
 from conformer_jax.errors import UserError
 from conformer_jax.inference import trained, windows
@@ -82,9 +83,9 @@ class Model:
         self._classifier = trained.make_classifier(found.meta)
         self._features = self._classifier.features
         self.sample_rate = self._features.sample_rate
-        config = found.meta["config"]
-        self.window_s = float(config.get("data", {}).get("clip_s", 5.0))
-        self.multi_label = bool(config.get("classifier", {}).get("multi_label", False))
+        config = fields.with_defaults(found.meta["config"])
+        self.window_s = float(config["data"]["clip_s"])
+        self.multi_label = config["classifier"]["multi_label"]
         thresholds = found.meta["thresholds"]
         self.thresholds = None if thresholds is None else np.asarray(thresholds, np.float32)
         self._neighbours = trained.neighbours(found)

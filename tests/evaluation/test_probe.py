@@ -8,7 +8,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+import conformer_jax
 from configs import finetune as finetune_config
+from conformer_jax.data.sources import open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import frozen, loop, program
@@ -128,6 +130,20 @@ def test_the_probe_leaves_a_record_and_predictions(probed):
     found = predictions.load(workdir / "predictions.npz")
     assert len(found.ids) == 10
     assert (found.logits.argmax(1) == found.labels.argmax(1)).mean() == record["accuracy"]
+
+
+def test_the_saved_probe_says_what_the_run_said(config, probed):
+    workdir, result = probed
+    found = predictions.load(workdir / "predictions.npz")
+    saved = conformer_jax.load(workdir)
+    assert saved.label_names == tuple(found.label_names)
+    assert saved.window_s == 0.5
+    source = open_sources(source_spec(result.config)).held_out
+    for i in range(3):
+        audio = source.read(i, 8000, None)
+        logits = found.logits[list(found.ids).index(source.example_id(i))]
+        expected = saved.probabilities(logits[None])
+        np.testing.assert_allclose(saved.tag(audio, 16000).probabilities, expected, atol=1e-2)
 
 
 def test_a_head_from_the_probe_begins_where_the_probe_ends(config, probed, tmp_path):

@@ -1,5 +1,7 @@
 """A toy model that all tests of this folder share."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,9 @@ NAMES = ("b", "a", "Türe")
 def toy(kind="classifier", **changes):
     """(meta, tensors) of a toy with random parameters."""
     names = () if kind == "encoder" else NAMES
-    meta = model_file.describe(TOY, names, kind=kind, step=7, versions=probe_file.versions())
+    meta = model_file.describe(
+        copy.deepcopy(TOY), names, kind=kind, step=7, versions=probe_file.versions()
+    )
     meta |= changes
     rng = np.random.default_rng(0)
     found = {"neighbours/known": (6, 1)}

@@ -127,7 +127,7 @@ def rewritten(toy_file, folder, change):
         (lambda m, t: t.update({"head/bias": np.zeros(3)}), "F64"),
         (lambda m, t: m["config"]["conformer"].update(width=10**9), "conformer.width"),
         (lambda m, t: m["config"]["conformer"].update(colour=1), "does not fit"),
-        (lambda m, t: m["config"]["features"].update(mean=[]), "statistics"),
+        (lambda m, t: m["config"]["features"].update(mean=[], deviation=[]), "statistics"),
     ],
 )
 def test_a_file_that_is_not_as_written_is_refused(change, said, toy_file, tmp_path):
