@@ -27,7 +27,15 @@ ROOMS = {
         "fields",
         "errors",
     ),  # the loop, checkpoints
-    "command": ("training", "errors"),  # what commands share
+    "inference": (
+        "training",
+        "evaluation",
+        "data",
+        "models",
+        "fields",
+        "errors",
+    ),  # a trained model at work
+    "command": ("training", "data", "errors"),  # what commands share
     "reporting": ("training", "evaluation", "steps", "data", "models", "errors"),  # the page
     "measuring": (
         "training",

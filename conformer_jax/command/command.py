@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from conformer_jax.command import overrides
+from conformer_jax.command import compilation_cache, overrides
 
 _CRASHED = 70  # EX_SOFTWARE of sysexits.h: maybe not the user's mistake, worth another try
 _INTERRUPTED = 130  # by Ctrl-C, as shells count it
@@ -40,6 +40,7 @@ def execute(work, workdir, process_flags) -> None:
 
     progress.set_up_logging()
     host_memory.keep_freed_memory()
+    compilation_cache.turn_on()
     try:
         distributed.initialize(*(flag.value for flag in process_flags))
         progress.set_up_logging(active=jax.process_index() == 0)

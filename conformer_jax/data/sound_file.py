@@ -86,20 +86,25 @@ class OpenSound:
         Raises:
           BadAudio: undecodable, truncated, not finite, or of another scale than -1 to 1.
         """
+        return np.concatenate(list(self.stream(first, count)))
+
+    def stream(self, first, count):
+        """What `read` gives, in blocks of at most about a million samples; raises as it does."""
+        found = 0
         try:
             skip = self._go_to(first)
-            blocks = [block for block in self._blocks(skip, count) if len(block)]
+            for block in self._blocks(skip, count):
+                found += len(block)
+                yield block
             is_cut = _CUT.search(self._sound.extra_info)
         except OSError as e:
             raise BadAudio(f"cannot be read: {e.strerror or e}") from None
         except soundfile.LibsndfileError as e:
             raise BadAudio(f"cannot be decoded: {_detail(e)}") from None
-        found = sum(map(len, blocks))
         if found < count:
             raise BadAudio(f"truncated: {first + found} of {self.frames} samples")
         if is_cut:
             raise BadAudio("truncated: it ends within its last block")
-        return np.concatenate(blocks)
 
     def _go_to(self, first):
         """Seeks as near as may be; returns how many samples to throw away from there."""

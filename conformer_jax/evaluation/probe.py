@@ -64,20 +64,18 @@ def fit(known, settings, *, neighbours: bool, multi_label: bool):
       multi_label: config.classifier.multi_label.
 
     Returns:
-      a function: embeddings [m, E] -> logits [m, C] float32.
+      Neighbours or Linear; called with embeddings [m, E] it gives logits [m, C] float32.
     """
     if neighbours:
         rows = known["valid"] > 0
-        votes = functools.partial(
-            knn_scores,
+        return find_neighbours(
             known["embedding"][rows],
             known["labels"][rows],
             neighbors=settings.neighbors,
             temperature=settings.temperature,
+            multi_label=multi_label,
         )
-        return lambda x: _as_logits(votes(x), multi_label)
-    kernel, bias = _fit_linear(known, settings, multi_label)
-    return lambda x: x @ kernel + bias
+    return _fit_linear(known, settings, multi_label)
 
 
 def _fit_linear(known, settings, multi_label):
@@ -96,6 +94,10 @@ class Linear(NamedTuple):
 
     kernel: np.ndarray
     bias: np.ndarray
+
+    def __call__(self, x) -> np.ndarray:
+        """Embeddings [m, E] -> logits [m, C]."""
+        return x @ self.kernel + self.bias
 
 
 def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int) -> Linear:
@@ -164,38 +166,66 @@ def _minimise(x, labels, l2, multi_label, max_iterations):
     return jax.lax.while_loop(go_on, iterate, start)[0]
 
 
-def knn_scores(train, labels, x, *, neighbors: int, temperature: float) -> np.ndarray:
-    """Scores by the k nearest training clips, each with exp(cosine / temperature) votes.
+class Neighbours(NamedTuple):
+    """Training clips that vote.
+
+    mean, scale [E]: of the standardisation, scale 0 where an embedding hardly varies; known [n, E]:
+    standardised and of length 1; labels [n, C] of 0 and 1; all float32.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    known: np.ndarray
+    labels: np.ndarray
+    neighbors: int
+    temperature: float
+    multi_label: bool
+
+    def __call__(self, x) -> np.ndarray:
+        """Embeddings [m, E] -> logits [m, C] float32."""
+        return _as_logits(self.votes(x), self.multi_label)
+
+    def votes(self, x) -> np.ndarray:
+        """Embeddings [m, E] -> votes for each class as a share of all, [m, C] float32."""
+        # In parts: all similarities of two large sets would not fit into memory.
+        parts = range(0, len(x), _ROWS)
+        return np.concatenate([self._votes(x[i : i + _ROWS]) for i in parts])
+
+    def _votes(self, rows):
+        k = min(self.neighbors, len(self.known))
+        similarity = _unit((rows - self.mean) * self.scale) @ self.known.T
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        # Relative to the nearest: the shares stay, and exp cannot overflow.
+        close = np.take_along_axis(similarity, nearest, axis=1)
+        votes = np.exp((close - close.max(1, keepdims=True)) / self.temperature)
+        of_class = np.einsum("mk,mkc->mc", votes, self.labels[nearest])
+        return (of_class / votes.sum(1, keepdims=True)).astype(np.float32)
+
+
+def find_neighbours(
+    train, labels, *, neighbors: int, temperature: float, multi_label: bool
+) -> Neighbours:
+    """The k nearest training clips, each with exp(cosine / temperature) votes.
 
     Wu et al. 2018 (arXiv 1805.01978), section 3.4. Embeddings are standardised first: their
     coordinates differ in scale.
 
     Args:
-      train: [n, E]; labels: [n, C] of 0 and 1; x: [m, E].
+      train: [n, E]; labels: [n, C] of 0 and 1.
 
-    Returns:
-      [m, C] float32, votes for the class as a share of all votes.
+    Raises:
+      UserError: an embedding is not finite.
     """
     mean, deviation = _standardisation(train)
+    scale = 1 / deviation
+    arrays = (mean, scale, _unit((train - mean) * scale), labels)
+    return Neighbours(
+        *(np.asarray(x, np.float32) for x in arrays), neighbors, temperature, multi_label
+    )
 
-    def unit(vectors):
-        vectors = (vectors - mean) / deviation
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    known, k = unit(train), min(neighbors, len(train))
-
-    def scores(rows):
-        similarity = unit(rows) @ known.T
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        # Relative to the nearest: the shares stay, and exp cannot overflow.
-        close = np.take_along_axis(similarity, nearest, axis=1)
-        votes = np.exp((close - close.max(1, keepdims=True)) / temperature)
-        of_class = np.einsum("mk,mkc->mc", votes, labels[nearest])
-        return (of_class / votes.sum(1, keepdims=True)).astype(np.float32)
-
-    # In parts: all similarities of two large sets would not fit into memory.
-    parts = range(0, len(x), _ROWS)
-    return np.concatenate([scores(x[i : i + _ROWS]) for i in parts])
+def _unit(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _as_logits(votes, multi_label):

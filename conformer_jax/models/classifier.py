@@ -132,6 +132,27 @@ class Classifier(nn.Module):
         features, valid_frames = log_mel(audio, num_samples, self.features)
         return self._pool(*self._tokens(features, valid_frames, None, train=False))
 
+    def outputs(self, audio, num_samples, *, head: bool):
+        """All that a trained model says of clips; audio [B, N] of num_samples [B].
+
+        Returns:
+          `embedding` [B, E], with 'linear_softmax' the mean of the tokens; `frames` [B, T, D], the
+          last block's output; `valid` [B, T]; where `head`, `logits` [B, C].
+        """
+        features, valid_frames = log_mel(audio, num_samples, self.features)
+        x, valid = self._tokens(features, valid_frames, None, train=False)
+        mean = self.pooling == "linear_softmax"
+        found = {
+            "embedding": pool(x, valid, "mean") if mean else self._pool(x, valid),
+            "frames": x[..., -self.encoder_spec.width :],
+            "valid": valid,
+        }
+        if head and mean:
+            found["logits"] = self.from_features(features, valid_frames, train=False)
+        elif head:
+            found["logits"] = self.head(found["embedding"])
+        return found
+
     def _tokens(self, features, valid_frames, keys, *, train):
         """What is pooled: [B, T, D], or all layers side by side; and which tokens are valid."""
         tokens, valid = self.encoder.tokens(features, valid_frames)

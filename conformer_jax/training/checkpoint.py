@@ -271,7 +271,18 @@ def read_encoder(origin) -> tuple[dict, dict]:
     if file := encoder_file.find(origin):
         meta, encoder = encoder_file.load(file)
         return encoder, meta
-    directory = pathlib.Path(origin).absolute() / "checkpoints"
+    saved, meta = read_model(origin)
+    return saved.get("encoder", {}), meta
+
+
+def read_model(workdir) -> tuple[dict, dict]:
+    """The parameters of a run's newest readable checkpoint, averaged where the run kept an average,
+    and its meta with the `step`.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    directory = pathlib.Path(workdir).absolute() / "checkpoints"
     reason = "there is none"
     for step in sorted(saved_files.steps(directory), reverse=True):
         folder = directory / str(step)
@@ -285,8 +296,11 @@ def read_encoder(origin) -> tuple[dict, dict]:
             reason = f"step {step}: {_first_line(error)}"
             logging.warning("checkpoint in %s cannot be read: %s", directory, reason)
             continue
-        return saved.get("encoder", {}), {**meta, "step": step}
-    raise UserError(f"no readable checkpoint in {directory}: {reason}; check config.init_from")
+        return saved, {**meta, "step": step}
+    raise UserError(
+        f"no readable checkpoint in {directory}: {reason}; check the folder (config.init_from, "
+        f"where a run starts from it)"
+    )
 
 
 def read_item(folder):

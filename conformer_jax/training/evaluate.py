@@ -4,9 +4,10 @@ import logging
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from conformer_jax.errors import UserError
-from conformer_jax.evaluation import predictions
+from conformer_jax.evaluation import predictions, thresholds
 from conformer_jax.steps import metrics
 from conformer_jax.training import decision, diagnostics, distributed, selection
 
@@ -89,6 +90,7 @@ class Judged(NamedTuple):
     held_out: Evaluation | None
     rank: float  # of a checkpoint saved here, higher is better
     best_step: int | None = None
+    thresholds: list[float] | None = None  # [C], where several labels may hold
 
 
 class Judge:
@@ -142,11 +144,20 @@ class Judge:
         if not due.last:
             return Judged(due, state, None, standing.rank)
         best = self._best_state(state, step, standing.best_step)
-        held_out = self._evaluate(best, self._eval_source)
+        if step != standing.best_step:
+            validated = self._evaluate(best, self._validation)
+        held_out = validated and self._evaluate(best, self._eval_source)
         if held_out is None:
             return None
         held_out.record["best_step"] = standing.best_step
-        return Judged(due, best, held_out, standing.rank, standing.best_step)
+        chosen = self._thresholds(validated.found)
+        return Judged(due, best, held_out, standing.rank, standing.best_step, chosen)
+
+    def _thresholds(self, found):
+        """Of each class, where several labels may hold; with one the likeliest counts."""
+        if not self._config.classifier.multi_label:
+            return None
+        return thresholds.choose(1 / (1 + np.exp(-found.logits)), found.labels)
 
     def _best_state(self, state, step, best_step):
         """The state with the parameters of its best step."""

@@ -23,6 +23,7 @@ from conformer_jax.training import (
     initial,
     loop,
     opening,
+    probe_file,
     program,
 )
 from conformer_jax.training import evaluate as evaluating
@@ -116,10 +117,17 @@ def _evaluate(config, workdir, prepared, embeddings):
     known, unknown = (
         kept.embed(encoder, source, report, embed) for source in (train_source, eval_source)
     )
-    record, held_out, found = _fit_and_score(config, data, known, unknown, classes)
+    score = probe.fit(
+        known,
+        config.probe,
+        neighbours=config.task == "knn",
+        multi_label=config.classifier.multi_label,
+    )
+    record, held_out, found = _scored(config, data, known, unknown, score, classes)
     held_out.update(heard)
     _write(config, workdir, held_out, found)
     if jax.process_index() == 0:
+        probe_file.save(workdir, config, data.label_names, state, score)
         workdirs.write_json(file, {"asked": asked, "train": record, "held_out": held_out})
     return loop.Result(record, held_out, config, compiled, len(train_source))
 
@@ -137,11 +145,10 @@ def clips_by_length(config, source, report):
     return buckets.regroup(batches, buckets.bucket_lengths(token, spec.num_samples))
 
 
-def _fit_and_score(config, data, known, unknown, classes):
+def _scored(config, data, known, unknown, score, classes):
     """The records of training and held-out clips, the former {} where it means nothing; and the
     Predictions of the latter."""
     multi_label = config.classifier.multi_label
-    score = probe.fit(known, config.probe, neighbours=config.task == "knn", multi_label=multi_label)
 
     def figures(part, source):
         scored = [{**part, "logits": score(part["embedding"])}]

@@ -216,6 +216,8 @@ class _Run:
             end["finished"] = True
         if judged.best_step is not None:
             end["best_step"] = judged.best_step
+        if judged.thresholds is not None:
+            end["thresholds"] = judged.thresholds
         self.checkpoints.save(judged.state, self._meta | end, judged.rank)
 
     def save_in_haste(self, state) -> None:

@@ -8,9 +8,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+import conformer_jax
 from configs import finetune as finetune_config
 from conformer_jax.data import buckets
 from conformer_jax.data.host_loader import stack
+from conformer_jax.data.sources import open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import frozen, loop, program
@@ -71,10 +73,14 @@ def test_embeddings_that_are_not_finite_are_refused():
         probe.fit_linear(x, np.eye(4)[labels], multi_label=False, l2=0.1, max_iterations=5)
 
 
+def neighbours(x, labels, **options):
+    return probe.find_neighbours(x, labels, multi_label=False, **options)
+
+
 def test_neighbours_vote_as_in_scikit_learn():
     x, labels = blobs(each=20)
     new, _ = blobs(each=10, seed=3)
-    scores = probe.knn_scores(x, np.eye(4)[labels], new, neighbors=7, temperature=0.1)
+    scores = neighbours(x, np.eye(4)[labels], neighbors=7, temperature=0.1).votes(new)
     mean, deviation = x.mean(0), x.std(0)
     vote = lambda distance: np.exp((1 - distance) / 0.1)
     oracle = KNeighborsClassifier(7, weights=vote, metric="cosine", algorithm="brute")
@@ -85,15 +91,15 @@ def test_neighbours_vote_as_in_scikit_learn():
 def test_neighbours_of_many_clips_are_found_in_parts(monkeypatch):
     x, labels = blobs(each=20)
     options = {"neighbors": 5, "temperature": 0.1}
-    whole = probe.knn_scores(x, np.eye(4)[labels], x, **options)
+    found = neighbours(x, np.eye(4)[labels], **options)
+    whole = found.votes(x)
     monkeypatch.setattr(probe, "_ROWS", 7)
-    np.testing.assert_array_equal(probe.knn_scores(x, np.eye(4)[labels], x, **options), whole)
+    np.testing.assert_allclose(found.votes(x), whole, atol=1e-6)
 
 
 def test_more_neighbours_than_clips_are_all_clips():
-    scores = probe.knn_scores(
-        np.eye(3), np.eye(2)[[0, 1, 1]], np.eye(3), neighbors=20, temperature=1e6
-    )
+    found = neighbours(np.eye(3), np.eye(2)[[0, 1, 1]], neighbors=20, temperature=1e6)
+    scores = found.votes(np.eye(3))
     np.testing.assert_allclose(scores, [[1 / 3, 2 / 3]] * 3, atol=1e-4)
 
 
@@ -126,6 +132,20 @@ def test_the_probe_leaves_a_record_and_predictions(probed):
     found = predictions.load(workdir / "predictions.npz")
     assert len(found.ids) == 10
     assert (found.logits.argmax(1) == found.labels.argmax(1)).mean() == record["accuracy"]
+
+
+def test_the_saved_probe_says_what_the_run_said(config, probed):
+    workdir, result = probed
+    found = predictions.load(workdir / "predictions.npz")
+    saved = conformer_jax.load(workdir)
+    assert saved.label_names == tuple(found.label_names)
+    assert saved.window_s == 0.5
+    source = open_sources(source_spec(result.config)).held_out
+    for i in range(3):
+        audio = source.read(i, 8000, None)
+        logits = found.logits[list(found.ids).index(source.example_id(i))]
+        expected = saved.probabilities(logits[None])
+        np.testing.assert_allclose(saved.tag(audio, 16000).probabilities, expected, atol=1e-2)
 
 
 def test_a_head_from_the_probe_begins_where_the_probe_ends(config, probed, tmp_path):

@@ -1,0 +1,79 @@
+"""python -m conformer_jax.embed MODEL DIR --output=FOLDER
+
+Writes a vector for every window of every recording below a folder.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from conformer_jax.command import using
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m conformer_jax.embed",
+        description="Write a vector for every window of every recording below a folder: "
+        "FOLDER/embeddings.npy (float32, numpy.load(..., mmap_mode='r')) and "
+        "FOLDER/embeddings.csv (file, start, end, row). The same command again adds new files.",
+    )
+    made.add_argument("model", metavar="MODEL", help="workdir of a run, a bundle, a .safetensors "
+                      "file, or pretrained:tiny")  # fmt: skip
+    made.add_argument("folder", metavar="DIR", help="the recordings")
+    made.add_argument("--output", metavar="FOLDER", required=True, help="where to write")
+    made.add_argument("--window", type=float, metavar="S", help="s heard at once; default: as in "
+                      "training")  # fmt: skip
+    made.add_argument("--hop", type=float, metavar="S", help="s from one window to the next; "
+                      "default: a window, so that they lie side by side")  # fmt: skip
+    return made
+
+
+def main(argv=None) -> int:
+    """The command; returns its exit code."""
+    args = parser().parse_args(argv)
+    return using.answer(lambda: _embed(args))
+
+
+def _embed(args) -> int:
+    import numpy as np
+    import tqdm
+
+    from conformer_jax.errors import UserError
+    from conformer_jax.inference import embeddings
+    from conformer_jax.inference import model as models
+
+    if not pathlib.Path(args.folder).is_dir():
+        raise UserError(f"{args.folder} is not a folder")
+    output = os.path.realpath(args.output)
+    found = [
+        one
+        for one in using.inputs([args.folder])
+        if not os.path.realpath(one.path).startswith(output + os.sep)
+    ]
+    model = models.load(args.model)
+    size, hop = model.window_samples(args.window, args.hop)
+    made_with = {"model": model.digest, "window": size, "hop": hop}
+    store = embeddings.Store(args.output, made_with, model.width)
+    names = {one: one.path.relative_to(args.folder).as_posix() for one in found}
+    new = [one for one in found if names[one] not in store.files]
+    bad = using.Bad()
+    for one in tqdm.tqdm(new, unit="file", disable=None, leave=False):
+        times = {"window_s": args.window, "hop_s": args.hop}
+        try:
+            parts = list(model.parts(one.path, None, "embedding", **times))
+        except UserError as error:
+            bad.add(one, str(error))
+            continue
+        vectors = np.stack([part.values["embedding"] for part in parts])
+        store.add(names[one], vectors, *([getattr(p, n) for p in parts] for n in ("start", "end")))
+    print(
+        f"{len(new) - len(bad.reasons)} new of {len(found)} files; {store.rows} vectors of width "
+        f"{model.width} in {args.output}/{embeddings.VECTORS}"
+    )
+    return bad.close(len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Embeddings of many files in a folder that grows: `embeddings.npy` and `embeddings.csv`.
+
+  embeddings.npy  float32 [rows, E], readable by memory map at any time
+  embeddings.csv  file, start, end (s), row: one line a window; file relative to the folder heard
+  state.json      how many rows and bytes of the two are whole, and what they were made with
+
+A file's windows are added all or not at all: what lies behind the counts of state.json, left by a
+kill, is cut off by the next start.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from conformer_jax.errors import UserError
+
+VECTORS, TABLE, STATE = "embeddings.npy", "embeddings.csv", "state.json"
+_COLUMNS = ("file", "start", "end", "row")
+
+
+class Store:
+    """The folder, opened by one process to add to it.
+
+    Args:
+      folder: made where it is absent.
+      made_with: what the rows follow from; JSON. It must be the same at every start.
+      width: E.
+
+    Raises:
+      UserError: the folder holds other things, or embeddings made otherwise.
+    """
+
+    def __init__(self, folder, made_with: dict, width: int):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._made_with, self._width = made_with, width
+        state = self._read_state()
+        if state is None:
+            left = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
+            if set(left) - {VECTORS, TABLE, STATE + ".tmp"}:
+                raise UserError(f"{self.folder} holds other files ({left[0]}): choose another")
+            self.rows, table = 0, ",".join(_COLUMNS) + "\n"
+            self._bytes = len(table)
+            (self.folder / TABLE).write_text(table)
+            (self.folder / VECTORS).write_bytes(self._header())
+            self._write_state()
+        else:
+            self.rows, self._bytes = state["rows"], state["bytes"]
+        self._mend()
+        self.files = self._known_files()
+
+    def add(self, name: str, vectors, start, end) -> None:
+        """Adds a file: vectors [W, E] of windows from start to end [W] in s.
+
+        Raises:
+          OSError: no room; what was there before is still whole.
+        """
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        for i in range(len(vectors)):
+            writer.writerow((name, f"{start[i]:.3f}", f"{end[i]:.3f}", self.rows + i))
+        text = lines.getvalue().encode()
+        try:
+            _append(self.folder / VECTORS, vectors.tobytes())
+            _append(self.folder / TABLE, text)
+            self.rows += len(vectors)
+            self._bytes += len(text)
+            _overwrite(self.folder / VECTORS, self._header())
+            self._write_state()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._mend()
+            raise
+        self.files.add(name)
+
+    def _header(self) -> bytes:
+        """Of the .npy; numpy leaves room in it for the number of rows to grow."""
+        memory = io.BytesIO()
+        shape = (self.rows, self._width)
+        np.lib.format.write_array_header_1_0(
+            memory, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
+        return memory.getvalue()
+
+    def _mend(self):
+        """Cuts both files to what state.json says."""
+        header = self._header()
+        wanted = {
+            VECTORS: len(header) + 4 * self.rows * self._width,
+            TABLE: self._bytes,
+        }
+        for name, size in wanted.items():
+            path = self.folder / name
+            if not path.exists() or path.stat().st_size < size:
+                raise UserError(f"{path} is shorter than it was: delete {self.folder}, embed again")
+            os.truncate(path, size)
+        _overwrite(self.folder / VECTORS, header)
+
+    def _known_files(self):
+        with open(self.folder / TABLE, encoding="utf-8", newline="") as file:
+            return {record["file"] for record in csv.DictReader(file)}
+
+    def _read_state(self):
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            state = json.loads(path.read_bytes())
+            counts = [state["rows"], state["bytes"]]
+            if not all(isinstance(n, int) and n >= 0 for n in counts):
+                raise ValueError("its counts are no numbers")
+            made_with, width = state["made_with"], state["width"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}): delete the folder, embed again"
+            ) from error
+        other = [n for n in self._made_with if made_with.get(n) != self._made_with[n]]
+        if other or width != self._width:
+            raise UserError(
+                f"{self.folder} holds embeddings made with another {' and '.join(other)}: choose "
+                f"another --output"
+            )
+        return state
+
+    def _write_state(self):
+        state = {
+            "rows": self.rows,
+            "bytes": self._bytes,
+            "width": self._width,
+            "made_with": self._made_with,
+        }
+        temporary = self.folder / (STATE + ".tmp")
+        temporary.write_text(json.dumps(state, indent=1) + "\n")
+        os.replace(temporary, self.folder / STATE)
+
+
+def _append(path, content: bytes):
+    with open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _overwrite(path, start: bytes):
+    with open(path, "r+b") as file:
+        file.write(start)

@@ -1,0 +1,187 @@
+"""python -m conformer_jax.predict MODEL FILE|DIR... [--format=audacity] [--output=FILE]
+
+Says what is heard when in recordings of any length.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+
+from conformer_jax.command import using
+
+FORMATS = ("text", "csv", "json", "audacity", "raven")
+_ONE_LABEL, _SEVERAL = 0.3, 0.5  # thresholds of models that have none of their own
+_HELP = {
+    "model": "workdir of a fine-tuned run or of a probe, a bundle, or a model.safetensors",
+    "output": "file to write; printed without it. Of several recordings for Audacity: a folder, "
+    "with a label track of each",
+    "top": "instead of events, the N likeliest labels of every stretch of time",
+    "threshold": "probability that an event reaches. Default: the model's own where it has some; "
+    "else 0.5, or, where one label holds at a time, the likeliest from 0.3 on",
+    "release": "an event goes on while it is at least this share of the threshold; default: 0.5",
+    "overlap": "share of a window that the next hears, too, from 0 to 0.95; default: 0.5",
+    "merge": "events of a label with at most this between them become one; default: 0",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m conformer_jax.predict",
+        description="Say what is heard when: a trained model listens to recordings of any length "
+        "in overlapping windows, and what it hears becomes events with a start and an end.",
+    )
+    add = made.add_argument
+    add("model", metavar="MODEL", help=_HELP["model"])
+    add("sounds", metavar="FILE|DIR", nargs="+", help="recordings, or folders of them")
+    add("--format", choices=FORMATS, default="text", help="default: text")
+    add("--output", metavar="FILE", help=_HELP["output"])
+    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--top", type=int, metavar="N", help=_HELP["top"])
+    add("--threshold", type=float, metavar="P", help=_HELP["threshold"])
+    add("--release", type=float, default=0.5, metavar="SHARE", help=_HELP["release"])
+    add("--window", type=float, metavar="S", help="s heard at once; default: as in training")
+    add("--overlap", type=float, default=0.5, metavar="SHARE", help=_HELP["overlap"])
+    add("--min", type=float, default=0.0, metavar="S", help="drop shorter events; default: 0")
+    add("--merge", type=float, default=0.0, metavar="S", help=_HELP["merge"])
+    return made
+
+
+def main(argv=None) -> int:
+    """The command; returns its exit code."""
+    args = parser().parse_args(argv)
+    return using.answer(lambda: _predict(args))
+
+
+def _predict(args) -> int:
+    _check(args)
+    found = using.inputs(args.sounds)
+    many_tracks = args.format == "audacity" and len(found) > 1
+    if many_tracks and not args.output:
+        from conformer_jax.errors import UserError
+
+        raise UserError("several recordings for Audacity: give --output=FOLDER, one track for each")
+    from conformer_jax.inference import model as models
+
+    model = models.load(args.model)
+    model.check_head()
+    partial = _partial(args.output)
+    heard, bad = _hear(args, model, found, partial)
+    if heard:
+        _write(args, model, heard, many_tracks)
+    if partial is not None:
+        shutil.rmtree(partial)
+    return bad.close(len(found))
+
+
+def _check(args):
+    """Raises UserError for what makes no sense, before anything is loaded."""
+    from conformer_jax.errors import UserError
+
+    ranges = {
+        "threshold": args.threshold is None or 0 <= args.threshold <= 1,
+        "release": 0 < args.release <= 1,
+        "overlap": 0 <= args.overlap <= 0.95,
+        "window": args.window is None or args.window > 0,
+        "min": args.min >= 0,
+        "merge": args.merge >= 0,
+        "top": args.top is None or args.top >= 1,
+    }
+    for name, fine in ranges.items():
+        if not fine:
+            raise UserError(f"--{name}={getattr(args, name)}: out of range, see --help")
+    if args.output:
+        output = pathlib.Path(args.output)
+        if output.exists() and not args.overwrite:
+            raise UserError(f"{output} exists: --overwrite replaces it")
+        if not output.parent.is_dir():
+            raise UserError(f"--output={output}: there is no folder {output.parent}")
+
+
+def _partial(output):
+    """The folder that keeps what was heard until the output is whole."""
+    if not output:
+        return None
+    folder = pathlib.Path(output + ".partial")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _hear(args, model, found, partial):
+    """Tables' Heard of every file that could be read; the others."""
+    import tqdm
+
+    from conformer_jax.errors import UserError
+    from conformer_jax.inference import events, progress_file, tables
+
+    heard, bad = [], using.Bad()
+    window_s = args.window or model.window_s
+    hop_s = window_s * (1 - args.overlap)
+    rules = events.Rules(
+        _thresholds(args, model), args.release, args.min, args.merge, single=not model.multi_label
+    )
+    with tqdm.tqdm(total=len(found), unit="file", disable=None, leave=False) as bar:
+        for one in found:
+            bar.set_description(one.path.name)
+            tell = lambda seconds: bar.set_postfix_str(f"{tables.clock(seconds)} heard")
+            try:
+                known = progress_file.hear(
+                    model, one.path, window_s=window_s, hop_s=hop_s, folder=partial, advance=tell
+                )
+            except UserError as error:
+                bad.add(one, str(error))
+            else:
+                p, bounds = events.average(
+                    model.probabilities(known.logits), known.start, known.end
+                )
+                if args.top:
+                    here = events.likeliest(p, bounds, args.top)
+                else:
+                    here = events.find(p, bounds, rules)
+                heard.append(tables.Heard(one.name, float(known.end[-1]), here))
+            bar.update()
+    return heard, bad
+
+
+def _thresholds(args, model):
+    import numpy as np
+
+    if args.threshold is None and model.thresholds is not None:
+        return model.thresholds
+    default = _SEVERAL if model.multi_label else _ONE_LABEL
+    return np.full(len(model.label_names), default if args.threshold is None else args.threshold)
+
+
+def _write(args, model, heard, many_tracks):
+    from conformer_jax.inference import tables
+
+    writer = tables.WRITERS[args.format]
+    if not many_tracks:
+        text = writer(heard, model.label_names)
+        if not args.output:
+            sys.stdout.write(text)
+            return
+        using.write_whole(args.output, text)
+    else:
+        folder = pathlib.Path(args.output)
+        folder.mkdir(exist_ok=True)
+        names = _track_names([one.name for one in heard])
+        for name, one in zip(names, heard, strict=True):
+            using.write_whole(folder / name, writer([one], model.label_names))
+    count = sum(len(one.events) for one in heard)
+    print(f"Wrote {args.output}: {count} rows of {len(heard)} recordings")
+
+
+def _track_names(names) -> list[str]:
+    """A file name for each; of equal ones the folders are written, too."""
+    short = [pathlib.Path(name).stem for name in names]
+    whole = [pathlib.Path(name).with_suffix("").as_posix().strip("./") for name in names]
+    return [
+        (s if short.count(s) == 1 else f"{w.replace('/', '_')}_{i}") + ".txt"
+        for i, (s, w) in enumerate(zip(short, whole, strict=True))
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

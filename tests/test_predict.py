@@ -1,0 +1,157 @@
+"""The commands that use what was trained."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from inference.conftest import toy
+
+from conformer_jax import bundle, embed, predict
+from conformer_jax.inference import progress_file
+from conformer_jax.training import model_file
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("toy") / model_file.NAME
+    model_file.save(path, *toy())
+    return str(path)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    folder = tmp_path / "sounds"
+    (folder / "deep").mkdir(parents=True)
+    for i, name in enumerate(("a.wav", "deep/b.flac")):
+        noise = np.random.default_rng(i).normal(size=(3 + i) * RATE) * 0.1
+        soundfile.write(folder / name, noise, RATE)
+    return folder
+
+
+def said(command, arguments, capsys, code=0):
+    assert command.main(list(map(str, arguments))) == code
+    return capsys.readouterr()
+
+
+def test_every_format_says_the_same_events(model, sounds, tmp_path, capsys):
+    options = [model, sounds, "--threshold=0", "--format"]
+    table = list(csv.DictReader(said(predict, [*options, "csv"], capsys).out.splitlines()))
+    assert {row["file"] for row in table} == {str(sounds / "a.wav"), str(sounds / "deep/b.flac")}
+    assert max(float(row["end"]) for row in table) == 4
+    whole = json.loads(said(predict, [*options, "json"], capsys).out)
+    assert [one["duration"] for one in whole] == [3, 4]
+    assert sum(len(one["events"]) for one in whole) == len(table)
+    raven = said(predict, [*options, "raven"], capsys).out.splitlines()
+    rows = list(csv.DictReader(raven, delimiter="\t"))
+    assert len(rows) == len(table)
+    assert rows[-1]["Begin File"] == "b.flac"
+    assert float(rows[-1]["End Time (s)"]) == 7  # both files, one after the other
+    assert float(rows[-1]["File Offset (s)"]) == float(rows[-1]["Begin Time (s)"]) - 3
+    tracks = tmp_path / "tracks"
+    assert "one track for each" in said(predict, [*options, "audacity"], capsys, 1).err
+    said(predict, [*options, "audacity", f"--output={tracks}"], capsys)
+    assert {path.name for path in tracks.iterdir()} == {"a.txt", "b.txt"}
+    line = (tracks / "a.txt").read_text().splitlines()[0].split("\t")
+    assert [f"{float(line[0]):.3f}", f"{float(line[1]):.3f}", line[2]] == [
+        table[0][name] for name in ("start", "end", "label")
+    ]
+    assert "0:03.0" in said(predict, [*options, "text"], capsys).out
+    top = said(predict, [model, sounds / "a.wav", "--top=2", "--format=csv"], capsys).out
+    assert len(top.splitlines()) == 1 + 2 * 6  # of every half second
+
+
+def test_a_command_that_was_stopped_goes_on(model, sounds, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "events.csv"
+    command = [model, sounds, "--format=csv", "--threshold=0", f"--output={output}"]
+    hear, heard = progress_file.hear, []
+
+    def stopped(model, path, **options):
+        heard.append(path.name)
+        if len(heard) == 2:
+            monkeypatch.setattr(progress_file, "_EVERY_S", -1.0)
+            options["advance"] = interrupt
+        return hear(model, path, **options)
+
+    def interrupt(seconds):
+        if seconds > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress_file, "hear", stopped)
+    assert "goes on" in said(predict, command, capsys, 130).err
+    assert not output.exists()
+    kept = sorted(tmp_path.glob("events.csv.partial/*.npz"))
+    assert len(kept) == 2
+    skipped = []
+    monkeypatch.setattr(progress_file, "hear", hear)
+    from conformer_jax.inference.model import Model
+
+    parts = Model.parts
+    monkeypatch.setattr(
+        Model, "parts", lambda *a, skip=0, **k: skipped.append(skip) or parts(*a, skip=skip, **k)
+    )
+    said(predict, command, capsys)
+    assert len(skipped) == 1
+    assert skipped[0] > 0
+    assert not (tmp_path / "events.csv.partial").exists()
+    assert output.read_text() == said(predict, [*command[:-1]], capsys).out
+
+
+def test_mistakes_are_one_line_and_nothing_is_half_written(model, sounds, tmp_path, capsys):
+    (tmp_path / "there.csv").write_text("mine")
+    encoder = "pretrained:tiny"
+    for arguments, words in (
+        ([model, tmp_path / "no.wav"], "there is no"),
+        ([tmp_path / "no", sounds], "there is no"),
+        ([encoder, sounds], "has no labels"),
+        ([model, sounds, f"--output={tmp_path}/there.csv"], "--overwrite"),
+        ([model, sounds, f"--output={tmp_path}/no/x.csv"], "no folder"),
+        ([model, sounds, "--overlap=1"], "--overlap"),
+        ([model, sounds, "--threshold=2"], "--threshold"),
+    ):
+        printed = said(predict, arguments, capsys, 1)
+        assert printed.err.startswith("error: ")
+        assert words in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    (sounds / "broken.wav").write_bytes(bytes(range(256)))
+    printed = said(predict, [model, sounds, "--format=csv"], capsys)  # of a folder: passed over
+    assert "broken.wav" in printed.err
+    said(predict, [model, sounds / "broken.wav"], capsys, 1)
+
+
+def test_embeddings_grow_by_new_files_and_survive_a_kill(model, sounds, tmp_path, capsys):
+    output = tmp_path / "vectors"
+    command = [model, sounds, f"--output={output}"]
+    assert "2 new of 2" in said(embed, command, capsys).out
+    first = np.load(output / "embeddings.npy", mmap_mode="r")
+    assert first.dtype == np.float32
+    assert first.shape[0] == 7
+    before = (output / "embeddings.csv").read_text()
+    # What a kill may have left behind the last whole file.
+    for name, junk in (("embeddings.npy", b"\0" * 1000), ("embeddings.csv", b"half,a li")):
+        with open(output / name, "ab") as file:
+            file.write(junk)
+    soundfile.write(sounds / "c.wav", np.zeros(RATE // 2), RATE)
+    assert "1 new of 3" in said(embed, command, capsys).out
+    after = (output / "embeddings.csv").read_text()
+    assert after == before + "c.wav,0.000,0.500,7\n"
+    assert np.load(output / "embeddings.npy").shape == (8, first.shape[1])
+    np.testing.assert_array_equal(np.load(output / "embeddings.npy")[:7], first)
+    assert "another hop" in said(embed, [*command, "--hop=0.5"], capsys, 1).err
+    assert "other files" in said(embed, [model, sounds, f"--output={sounds}"], capsys, 1).err
+
+
+def test_a_bundle_of_a_model_predicts(model, sounds, tmp_path, capsys):
+    assert "Wrote" in said(bundle, [model, tmp_path / "b", "--licence=cc0-1.0"], capsys).out
+    assert "license: cc0-1.0" in (tmp_path / "b/README.md").read_text()
+    options = [sounds / "a.wav", "--format=csv", "--threshold=0"]
+    assert (
+        said(predict, [tmp_path / "b", *options], capsys).out
+        == said(predict, [model, *options], capsys).out
+    )
+    assert "--overwrite" in said(bundle, [model, tmp_path / "b"], capsys, 1).err
