@@ -34,15 +34,20 @@ def _labelled(config, workdir):
     if len(rows) > 1 and config.task == "finetune":
         distributed.on_first(lambda: _draw_both(config, pathlib.Path(workdir)))
     held_out = rows[0][1]
-    picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
+    left = {"Curves": "curves.png", "predictions": "predictions.npz"}
+    there = [f"{what}: {workdir}/{name}" for what, name in left.items() if _is_there(workdir, name)]
     lines = [
         table([*rows, ("chance", _chance(held_out))]),
         heard(held_out),
-        f"{picture}predictions: {workdir}/predictions.npz",
+        ", ".join(there),
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _is_there(workdir, name):
+    return pathlib.Path(workdir, name).exists()
 
 
 def with_control(config, workdir, prepared=None, embeddings=None):

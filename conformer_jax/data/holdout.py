@@ -1,6 +1,7 @@
 """Which rows of a manifest are trained on and which are held out."""
 
 import collections
+import functools
 import hashlib
 import json
 import logging
@@ -50,14 +51,7 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name):
     if train_folds:
         rows = [row for row in rows if row.fold in train_folds]
     elif known:
-        logging.info(
-            "%s has folds (%s): --config.data.eval_folds=%s holds one out; now a share of %g "
-            "of the clips is held out",
-            manifest,
-            ", ".join(known),
-            _as_flag(known[0]),
-            eval_share,
-        )
+        _say_folds(str(manifest), tuple(known), eval_share)
     if by_name:
         return _split_by_name(rows, manifest, eval_share)
     return _split_by_share(rows, manifest, eval_share)
@@ -70,6 +64,19 @@ def _as_before(split, rows, sides):
     return Split(
         [row for row, held_out in zip(rows, side, strict=True) if held_out is False],
         [row for row, held_out in zip(rows, side, strict=True) if held_out],
+    )
+
+
+@functools.cache
+def _say_folds(manifest, known, share):
+    """Once a process: the control of a run opens the same manifest."""
+    logging.info(
+        "%s has folds (%s): --config.data.eval_folds=%s holds one out; now a share of %g of the "
+        "clips is held out",
+        manifest,
+        ", ".join(known),
+        _as_flag(known[0]),
+        share,
     )
 
 

@@ -87,11 +87,11 @@ def _card(mistake, heard):
                 tag(
                     "img",
                     src=heard.picture,
-                    alt=f"Log-mel spectrogram of {mistake.id}, {heard.seconds:.1f} s",
+                    alt=f"Log-mel spectrogram of {mistake.id}, {_length(heard.seconds)}",
                 ),
                 tag("span", heard.high, class_="high"),
                 tag("span", heard.low, class_="low"),
-                tag("span", f"{heard.seconds:.1f} s", class_="end"),
+                tag("span", f"{_length(heard.seconds)}", class_="end"),
                 class_="spectrogram",
             ),
             tag(
@@ -165,3 +165,8 @@ def _listen(run, ids) -> dict:
 def _line(error):
     """The first line of what an error says, without its full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _length(seconds):
+    """As a reader takes it in, however short."""
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"

@@ -43,6 +43,8 @@ class Checkpoints:
 
     def __init__(self, workdir, *, keep_last: int = 2, keep_best: int = 1):
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"{self.directory} is no folder: move it, or choose another --workdir")
         policies = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             best_fn=_metric,

@@ -10,12 +10,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import conformer_jax
 from configs import finetune as finetune_config
-from conformer_jax.data import buckets
+from conformer_jax.command import run
+from conformer_jax.data import buckets, heard
 from conformer_jax.data.host_loader import stack
 from conformer_jax.data.sources import open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
-from conformer_jax.training import frozen, loop, program
+from conformer_jax.training import encoder_file, frozen, loop, program
 
 
 def blobs(classes=4, each=30, width=6, seed=0):
@@ -146,6 +147,26 @@ def test_the_saved_probe_says_what_the_run_said(config, probed):
         logits = found.logits[list(found.ids).index(source.example_id(i))]
         expected = saved.probabilities(logits[None])
         np.testing.assert_allclose(saved.tag(audio, 16000).probabilities, expected, atol=1e-2)
+
+
+def test_the_record_counts_held_out_clips_that_the_encoder_has_heard(config, probed, tmp_path):
+    """An encoder file whose pre-training had three of the ten, and one from elsewhere."""
+    compiled = probed[1].program
+    state = compiled.init(jax.random.key(0))
+    meta = {"config": config.to_dict(), "step": 1, "versions": {}}
+    held_out = open_sources(source_spec(config)).held_out
+    clips = [held_out.content(i) for i in (1, 4, 9)] + [5]
+    file = tmp_path / "e.safetensors"
+    encoder_file.save(file, state.params["encoder"], meta, heard.of_contents(clips))
+    config = config.copy_and_resolve_references()
+    config.update(task="linear_probe", init_from=str(file))
+    text = run.run(config, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (record["heard"], record["heard_of"]) == (3.0, 10.0)
+    assert "The encoder has heard 3 of the 10 held-out clips in its pre-training" in text
+    config.data.refuse_heard = True
+    with pytest.raises(UserError, match="has heard 3 of the 10 held-out clips, such as synthetic"):
+        frozen.evaluate(config, tmp_path / "refused", compiled)
 
 
 def test_a_head_from_the_probe_begins_where_the_probe_ends(config, probed, tmp_path):

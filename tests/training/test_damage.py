@@ -45,6 +45,9 @@ class Clips:
     def __len__(self):
         return 2
 
+    def content(self, i):
+        return 10 + i
+
     def example_id(self, i):
         return f"{i}.wav"
 

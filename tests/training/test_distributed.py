@@ -194,6 +194,61 @@ def test_a_tensor_axis_over_two_processes_is_refused_and_all_end(tmp_path):
     assert "error: config.sharding.tensor = 2 reaches over several processes" in job.stderr
 
 
+OPENS = """
+import sys
+
+from configs import pretrain
+from conformer_jax.data.sources import source_spec
+from conformer_jax.errors import UserError
+from conformer_jax.training import clips, distributed
+
+address, process, manifest = sys.argv[1:]
+distributed.initialize(address, 2, int(process))
+config = pretrain.get_config("smoke")
+config.data.manifest = manifest
+try:
+    clips.open_all(source_spec(config), None, "none", None, "")
+except UserError as error:
+    print("error:", error)
+else:
+    print("the same")
+"""
+
+
+@pytest.mark.parametrize("what", ["same", "other file", "no manifest"])
+def test_processes_that_see_other_clips_end_all_in_one_line(tmp_path, what):
+    for process in "01":
+        folder = tmp_path / process
+        folder.mkdir()
+        for i in range(4):
+            other = what == "other file" and process + str(i) == "12"
+            (folder / f"{i}.wav").write_bytes(bytes([i + 100 * other]))
+        if what != "no manifest" or process == "0":
+            (folder / "m.csv").write_text("path\n0.wav\n1.wav\n2.wav\n3.wav\n")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENS, address, process, str(tmp_path / process / "m.csv")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in "01"
+    ]
+    said = [process.communicate(timeout=100)[0].splitlines()[-1] for process in both]
+    if what == "same":
+        assert said == ["the same"] * 2
+    elif what == "other file":
+        line = "error: processes 0 and 1 see different clips: give all of them the same manifest"
+        assert all(words.startswith(line) for words in said)
+    else:
+        assert said[0] == "error: process 1 cannot go on: see what it says"
+        assert said[1].startswith("error: cannot read the manifest")
+
+
 def test_what_the_environment_says_of_other_processes():
     expected = distributed.several_expected
     assert not expected({})

@@ -16,6 +16,7 @@ class Clips:
     """Three noise clips of different lengths; the second cannot be read."""
 
     sample_rate, label_names, bad = 16000, (), (1,)
+    contents = (10, 11, 12)
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -23,6 +24,9 @@ class Clips:
 
     def __len__(self):
         return 3
+
+    def content(self, i):
+        return self.contents[i]
 
     def example_id(self, i):
         return f"{i}.wav"
@@ -68,6 +72,10 @@ def test_they_are_cached_beside_the_manifest_until_settings_or_clips_change(conf
     assert entry["mean"] == list(first[0])
     source.bad = (0, 1, 2)  # nothing is read any more: only the cache can answer
     assert measure(config, source, tmp_path) == first
+    source.contents = (10, 11, 99)  # a file was replaced under its name
+    with pytest.raises(UserError, match="3 of the 3 audio files"):
+        measure(config, source, tmp_path)
+    source.contents = (10, 11, 12)
     config.features.fmin = 100.0
     with pytest.raises(UserError, match="3 of the 3 audio files"):
         measure(config, source, tmp_path)
