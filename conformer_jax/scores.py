@@ -42,7 +42,7 @@ def describe(found: Predictions, resamples: int, *, per_class: bool) -> str:
         lines += ["", f"{'class':<{width}}  {'AP':>5}  positives"]
         lines += [
             f"{found.label_names[c]:<{width}}  {each[c]:5.3f}  {positives[c]:9}"
-            for c in np.argsort(-each, kind="stable")  # NaN, of no positives, comes last
+            for c in np.argsort(each, kind="stable")  # NaN, of no positives, comes last
         ]
     return "\n".join(lines)
 
@@ -55,7 +55,7 @@ def main(argv=None) -> int:
     )
     parser.add_argument("file", metavar="FILE.npz", help="<workdir>/predictions.npz")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="default: 1000")
-    parser.add_argument("--per_class", action="store_true", help="AP of each class, best first")
+    parser.add_argument("--per_class", action="store_true", help="AP of each class, worst first")
     args = parser.parse_args(argv)
     try:
         print(describe(load(args.file), args.resamples, per_class=args.per_class))

@@ -33,7 +33,7 @@ def test_the_command_prints_every_figure_with_its_interval(tmp_path, capsys):
     table = said[said.index("") + 1 :]
     assert table[0].split() == ["class", "AP", "positives"]
     each = metrics.average_precision(logits, labels)
-    order = [*np.argsort(-each[:3]), 3]
+    order = [*np.argsort(each[:3]), 3]  # worst first, the one without a clip last
     assert [line.rsplit(None, 2)[0] for line in table[1:]] == [NAMES[c] for c in order]
     assert [int(line.split()[-1]) for line in table[1:]] == [labels[:, c].sum() for c in order]
     assert scores.main([str(path), "--resamples=50"]) == 0

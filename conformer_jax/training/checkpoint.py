@@ -114,6 +114,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint has other parameters than `state`, named; or none is readable.
         """
+        saved_files.drop_late_reads()
         reasons = {}
         steps = self._manager.all_steps() if step is None else [step]
         for step in sorted(steps, reverse=True):

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 
 from conformer_jax.errors import UserError
 from conformer_jax.training import digest
@@ -71,3 +72,21 @@ def check_names(saved, wanted, directory):
             f"the checkpoint in {directory} is of another architecture: {told}; make "
             f"config.conformer and config.target the same as in its config.json"
         )
+
+
+def drop_late_reads() -> None:
+    """Keeps off the terminal what TensorStore's threads say of a restore that has failed already.
+
+    Orbax reads all arrays in one event loop, which ends with the first that cannot be read; the
+    others then arrive at a closed loop, and each prints a traceback through sys.excepthook.
+    """
+    if getattr(sys.excepthook, "drops_late_reads", False):
+        return
+    others = sys.excepthook
+
+    def hook(kind, error, trace):
+        if kind is not RuntimeError or str(error) != "Event loop is closed":
+            others(kind, error, trace)
+
+    hook.drops_late_reads = True
+    sys.excepthook = hook

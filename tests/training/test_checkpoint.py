@@ -5,6 +5,7 @@ import logging
 import math
 import random
 import resource
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 
 from conformer_jax.errors import UserError
 from conformer_jax.steps import state
-from conformer_jax.training import checkpoint
+from conformer_jax.training import checkpoint, saved_files
 
 
 def make_state(step=0, width=4, **more):
@@ -192,3 +193,14 @@ def flip(file, bit):
     content = bytearray(file.read_bytes())
     content[bit // 8] ^= 1 << bit % 8
     file.write_bytes(content)
+
+
+def test_late_reads_of_a_failed_restore_are_dropped_and_nothing_else(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *args: seen.append(args[1]))
+    saved_files.drop_late_reads()
+    saved_files.drop_late_reads()
+    late, other = RuntimeError("Event loop is closed"), RuntimeError("another")
+    for error in (late, other):
+        sys.excepthook(type(error), error, None)
+    assert seen == [other]
