@@ -34,7 +34,7 @@ def average(probabilities, start, end) -> tuple[np.ndarray, np.ndarray]:
     """What overlapping windows say together of each stretch of time: the mean of those over it.
 
     On clips of ESC-50 one after the other this found more, and more of it right, than what the
-    window around each stretch says alone (docs/results.md).
+    window around each stretch says alone.
 
     Args:
       probabilities: [W, C].

@@ -227,6 +227,8 @@ class Model:
         found = {name: np.asarray(value)[: len(batch)] for name, value in found.items()}
         if want == "logits" and not head:
             found["logits"] = self._neighbours(found["embedding"])
+        if want == "logits":  # what is kept of ten hours is small
+            del found["embedding"]
         for i, part in enumerate(batch):
             values = {name: value[i] for name, value in found.items()}
             if "frames" in values:

@@ -144,20 +144,15 @@ class Judge:
         if not due.last:
             return Judged(due, state, None, standing.rank)
         best = self._best_state(state, step, standing.best_step)
-        if step != standing.best_step:
+        several = self._config.classifier.multi_label  # with one, the likeliest label counts
+        if several and step != standing.best_step:
             validated = self._evaluate(best, self._validation)
         held_out = validated and self._evaluate(best, self._eval_source)
         if held_out is None:
             return None
         held_out.record["best_step"] = standing.best_step
-        chosen = self._thresholds(validated.found)
+        chosen = _thresholds(validated.found) if several else None
         return Judged(due, best, held_out, standing.rank, standing.best_step, chosen)
-
-    def _thresholds(self, found):
-        """Of each class, where several labels may hold; with one the likeliest counts."""
-        if not self._config.classifier.multi_label:
-            return None
-        return thresholds.choose(1 / (1 + np.exp(-found.logits)), found.labels)
 
     def _best_state(self, state, step, best_step):
         """The state with the parameters of its best step."""
@@ -167,6 +162,10 @@ class Judge:
         self._checkpoints.wait()
         best, _ = self._checkpoints.restore(self._abstract_state, best_step)
         return best.replace(step=state.step)
+
+
+def _thresholds(found):
+    return thresholds.choose(1 / (1 + np.exp(-found.logits)), found.labels)
 
 
 def _rank(record):
