@@ -1,9 +1,11 @@
-"""python -m conformer_jax.scores FILE.npz [--resamples=1000] [--per_class]
+"""python -m conformer_jax.scores FILE.npz [--resamples=1000] [--per_class] [--csv=TABLE.csv]
 
 Prints the metrics of a file of predictions, each with its bootstrap interval.
 """
 
 import argparse
+import csv
+import math
 import sys
 
 import numpy as np
@@ -47,6 +49,27 @@ def describe(found: Predictions, resamples: int, *, per_class: bool) -> str:
     return "\n".join(lines)
 
 
+def write_csv(path, found: Predictions) -> None:
+    """Writes class, average precision ('' of a class without a clip) and positives, in the order of
+    the classes.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    each = metrics.average_precision(found.logits, found.labels)
+    positives = found.labels.sum(0)
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("class", "average_precision", "positives"))
+            writer.writerows(
+                (name, "" if math.isnan(value) else f"{value:.6f}", int(count))
+                for name, value, count in zip(found.label_names, each, positives, strict=True)
+            )
+    except OSError as error:
+        raise UserError(f"cannot write --csv={path}: {error.strerror}") from error
+
+
 def main(argv=None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -56,9 +79,13 @@ def main(argv=None) -> int:
     parser.add_argument("file", metavar="FILE.npz", help="<workdir>/predictions.npz")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="default: 1000")
     parser.add_argument("--per_class", action="store_true", help="AP of each class, worst first")
+    parser.add_argument("--csv", metavar="FILE.csv", help="write AP and positives of each class")
     args = parser.parse_args(argv)
     try:
-        print(describe(load(args.file), args.resamples, per_class=args.per_class))
+        found = load(args.file)
+        print(describe(found, args.resamples, per_class=args.per_class))
+        if args.csv:
+            write_csv(args.csv, found)
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ fail() { # MESSAGE: a missing setting or a wrong call
 need() { # NAME...: settings that must not be empty
   local name
   for name; do
-    [ -n "${!name:-}" ] || fail "$name is not set: the first lines of $script say what it is"
+    [ -n "${!name:-}" ] || fail "$name is not set: the first lines of $script say what it is${example:+; for example: $example}"
   done
 }
 

@@ -3,6 +3,10 @@
 #
 #   launch/slurm.sh [--dry-run] ARGUMENT...
 #
+# for example
+#
+#   NODES=2 GPUS_PER_NODE=8 WORKDIR=/shared/runs/large launch/slurm.sh --dry-run --config=configs/pretrain.py:large
+#
 # submits a batch job that runs `python -m conformer_jax.main ARGUMENT...` on every GPU. SIGTERM
 # reaches the program two minutes before the time limit: it saves, and the job requeues itself. A
 # crash is tried again inside the job; a mistake of yours (exit code 1) ends it. Submit from a
@@ -28,6 +32,8 @@ set -euo pipefail
 [ -z "$dry_run" ] || shift
 
 [ $# -gt 0 ] || fail "no argument given: $script --config=configs/pretrain.py:large"
+# shellcheck disable=SC2034 # read by need
+example="NODES=2 GPUS_PER_NODE=8 WORKDIR=/shared/runs/large $script --dry-run --config=configs/pretrain.py:large"
 need NODES GPUS_PER_NODE WORKDIR
 need_numbers NODES GPUS_PER_NODE
 read_arguments /tmp "$@" # only to see whether there are buckets

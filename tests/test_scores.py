@@ -48,3 +48,17 @@ def test_a_mistake_at_the_command_is_one_line(tmp_path, capsys):
         assert printed.out == ""
         assert printed.err.startswith("error: ")
         assert printed.err.count("\n") == 1
+
+
+def test_the_classes_as_a_table(tmp_path, capsys):
+    path, table = tmp_path / "p.npz", tmp_path / "classes.csv"
+    predictions.save(path, *example())
+    assert scores.main([str(path), "--resamples=5", f"--csv={table}"]) == 0
+    head, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    assert head == ["class", "average_precision", "positives"]
+    assert [row[0] for row in rows] == list(NAMES)
+    each = metrics.average_precision(*example()[1:3])
+    assert [float(row[1]) for row in rows[:3]] == pytest.approx(each[:3], abs=1e-6)
+    assert rows[3][1:] == ["", "0"]
+    assert scores.main([str(path), "--resamples=5", f"--csv={tmp_path / 'no' / 'x.csv'}"]) == 1
+    assert "cannot write --csv=" in capsys.readouterr().err
