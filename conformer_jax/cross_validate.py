@@ -18,6 +18,7 @@ from conformer_jax.command import command, overrides
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
+from conformer_jax.evaluation import verdict
 
 _FIGURES = ("accuracy", "mAP", "AUC", "d_prime", "lwlrap")
 
@@ -116,6 +117,12 @@ def table(summary: dict) -> str:
                 f"{name:<{width}}  {figure:<10}  {found['mean'][figure]:5.3f}  "
                 f"{found['deviation'][figure]:9.3f}  {low:.3f} to {high:.3f}"
             )
+    if control := summary["control"]:
+        ours, others = (
+            [of_fold["accuracy"] for of_fold in part["folds"].values()]
+            for part in (summary, control)
+        )
+        lines.append(f"By accuracy: {verdict.over_repeats(ours, others, 'folds', overlap=True)}")
     return "\n".join(lines)
 
 

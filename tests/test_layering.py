@@ -27,7 +27,7 @@ ROOMS = {
         "fields",
         "errors",
     ),  # the loop, checkpoints
-    "command": ("training", "errors"),  # what commands share
+    "command": ("training", "evaluation", "errors"),  # what commands share
     "reporting": ("training", "evaluation", "steps", "data", "models", "errors"),  # the page
     "measuring": (
         "training",

@@ -4,6 +4,8 @@ import logging
 import pathlib
 import shlex
 
+from conformer_jax.errors import UserError
+from conformer_jax.evaluation import predictions, verdict
 from conformer_jax.training import curves, diagnostics, distributed, frozen, loop, progress
 
 
@@ -35,6 +37,7 @@ def _labelled(config, workdir):
     picture = f"Curves: {workdir}/curves.png, " if config.task == "finetune" else ""
     lines = [
         table([*rows, ("chance", _chance(held_out))]),
+        _verdict(workdir, control=len(rows) > 1, multi_label=config.classifier.multi_label),
         f"{picture}predictions: {workdir}/predictions.npz",
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
@@ -80,6 +83,17 @@ def _draw_both(config, workdir):
         curves.draw(curves.heading_of(config), own, workdir / "curves.png", scratch)
     except OSError as error:
         logging.warning("curves.png not written: %s", error)
+
+
+def _verdict(workdir, *, control, multi_label):
+    """What the table means, from the predictions of the run and of its control."""
+    folder = pathlib.Path(workdir)
+    folders = [folder, folder / "scratch"] if control else [folder]
+    try:
+        found = [predictions.load(part / "predictions.npz") for part in folders]
+    except UserError:  # lost since: the figures come from the log
+        return ""
+    return verdict.of_run(*found, multi_label=multi_label)
 
 
 def _chance(record):
