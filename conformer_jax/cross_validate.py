@@ -19,6 +19,7 @@ from conformer_jax.command import command, overrides
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
+from conformer_jax.evaluation import verdict
 
 _FIGURES = ("accuracy", "mAP", "AUC", "d_prime", "lwlrap")
 
@@ -137,6 +138,12 @@ def table(summary: dict) -> str:
             )
     if told := run.heard(summary):
         lines.append(told)
+    if control := summary["control"]:
+        ours, others = (
+            [of_fold["accuracy"] for of_fold in part["folds"].values()]
+            for part in (summary, control)
+        )
+        lines.append(f"By accuracy: {verdict.over_repeats(ours, others, 'folds', overlap=True)}")
     return "\n".join(lines)
 
 

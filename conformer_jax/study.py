@@ -34,8 +34,8 @@ def study(config, workdir) -> list[dict]:
       workdir: gets the runs, `pretrain_<key>/` and `<key>/seed_<n>/`, and the results.
 
     Returns:
-      one record for each arm and seed: arm, seed, share (of the labels), init, clips (labelled
-      ones trained on), accuracy, mAP.
+      one record for each arm and seed: arm, seed, digest (of the config that it is of), share (of
+      the labels), init, clips (labelled ones trained on), accuracy, mAP.
 
     Raises:
       UserError: anything that the user can mend.
@@ -44,7 +44,7 @@ def study(config, workdir) -> list[dict]:
         raise UserError(f"{config.name} is no study: take a config of configs/study.py")
     workdir, records, compiled = pathlib.Path(workdir), [], None
     workdir.mkdir(parents=True, exist_ok=True)
-    before = _records_before(workdir)
+    before = _still_valid(config, _records_before(workdir))
     for name, changes in config.arms:
         _check(name, changes)
         for seed in config.seeds:
@@ -76,6 +76,7 @@ def _run_arm(config, workdir, name, changes, seed, compiled):
     record = {
         "arm": name,
         "seed": seed,
+        "digest": _digest(config, name, changes, seed),
         "share": one.data.label_share,
         "init": "scratch" if scratch else "pretrained",
         "clips": result.num_clips,
@@ -114,6 +115,40 @@ def _records_before(workdir):
         return []
 
 
+def _still_valid(config, records):
+    """Those of `records` whose arm is as it was; frozen arms have no checkpoint to say so."""
+    arms, kept = dict(config.arms), []
+    for record in records:
+        name, seed = record.get("arm"), record.get("seed")
+        wanted = _digest(config, name, dict(arms[name]), seed) if name in arms else None
+        if wanted is not None and record.get("digest") == wanted:
+            kept.append(record)
+        else:
+            logging.warning(
+                "WARNING the record of arm '%s', seed %s, is of another config or version: dropped",
+                name,
+                seed,
+            )
+    return kept
+
+
+def _digest(config, name, changes, seed):
+    """Of all that enters an arm's record, but for what config.finetune.init_from holds."""
+    from conformer_jax.training import workdir as workdirs
+
+    parts = [seed, {k: v for k, v in changes.items() if "." not in k}]
+    parts.append(workdirs.fixed_fields(_changed(config.finetune, changes, "finetune.", name)))
+    if _needs_pretraining(config, changes):
+        parts.append(workdirs.fixed_fields(_changed(config.pretrain, changes, "pretrain.", name)))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _needs_pretraining(config, changes):
+    """Whether the arm's encoder is trained by the study."""
+    own = any(name.startswith("pretrain.") for name in changes)
+    return own or changes.get("with_training_folds", False) or not config.finetune.init_from
+
+
 def _changed(config, changes, prefix, arm):
     """A copy of a task's config with the arm's fields of it set."""
     copy = config.copy_and_resolve_references()
@@ -135,9 +170,9 @@ def _pretrained(config, changes, finetune, workdir, arm):
     """The workdir of the arm's pre-training, which is run where it is not finished."""
     from conformer_jax.training import distributed, loop
 
-    fields = {name: value for name, value in changes.items() if name.startswith("pretrain.")}
+    own = {name: value for name, value in changes.items() if name.startswith("pretrain.")}
     with_folds = changes.get("with_training_folds", False)
-    if not fields and not with_folds and config.finetune.init_from:
+    if not _needs_pretraining(config, changes):
         return pathlib.Path(config.finetune.init_from)
     one = _changed(config.pretrain, changes, "pretrain.", arm)
     if finetune.data.manifest and not one.data.manifest:
@@ -146,7 +181,7 @@ def _pretrained(config, changes, finetune, workdir, arm):
             "of config.finetune.data.manifest: set it, or give --config.finetune.init_from"
         )
     paths = _joined_paths(one, finetune) if with_folds else []
-    run = workdir / ("pretrain_" + _key(json.dumps([fields, paths], sort_keys=True)))
+    run = workdir / ("pretrain_" + _key(json.dumps([own, paths], sort_keys=True)))
     if with_folds:
         one.data.manifest = distributed.on_first(lambda: _write_manifest(paths, run))
     logging.info("pre-training in %s", run)

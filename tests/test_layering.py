@@ -35,7 +35,7 @@ ROOMS = {
         "fields",
         "errors",
     ),  # a trained model at work
-    "command": ("training", "data", "errors"),  # what commands share
+    "command": ("training", "evaluation", "data", "errors"),  # what commands share
     "reporting": ("training", "evaluation", "steps", "data", "models", "errors"),  # the page
     "measuring": (
         "training",

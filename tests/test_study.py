@@ -137,6 +137,37 @@ def test_a_study_begun_again_keeps_what_is_not_run_yet(runs, tmp_path, monkeypat
     assert key(kept[0]) == ("linear", 2)
 
 
+def test_records_of_another_config_are_dropped_and_named(runs, tmp_path, monkeypatch, caplog):
+    config = study_config.get_config("frozen")
+    config.seeds = (0, 1)
+    whole = study.study(config, tmp_path)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(frozen, "evaluate", dies)
+    monkeypatch.setattr(loop, "train_and_evaluate", dies)
+
+    def kept():
+        with pytest.raises(KeyboardInterrupt):
+            study.study(config, tmp_path)
+        return study._still_valid(config, whole)
+
+    config.finetune.data.workers = 2  # changes no figure
+    assert kept() == whole
+    assert not caplog.records
+    config.finetune.augment.gain_db = 3.0  # which probes do not read
+    tasks = {name: dict(changes).get("finetune.task", "finetune") for name, changes in config.arms}
+    expected = [r for r in whole if tasks[r["arm"]] != "finetune"]
+    assert kept() == expected
+    assert study._still_valid(config, [{**expected[0], "digest": "of another"}]) == []
+    caplog.clear()
+    assert kept() == expected
+    assert len(expected) < len(whole)
+    dropped = {record.args for record in caplog.records if "dropped" in record.message}
+    assert dropped == {(r["arm"], r["seed"]) for r in whole if r not in expected}
+
+
 def test_a_config_without_arms_is_no_study(tmp_path):
     with pytest.raises(UserError, match=r"no study: take a config of configs/study\.py"):
         study.study(study_config.get_config("frozen").finetune, tmp_path)

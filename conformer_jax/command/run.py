@@ -5,6 +5,8 @@ import logging
 import pathlib
 import shlex
 
+from conformer_jax.errors import UserError
+from conformer_jax.evaluation import predictions, verdict
 from conformer_jax.training import curves, diagnostics, distributed, frozen, loop, progress
 
 
@@ -38,6 +40,7 @@ def _labelled(config, workdir):
     there = [f"{what}: {workdir}/{name}" for what, name in left.items() if _is_there(workdir, name)]
     lines = [
         table([*rows, ("chance", _chance(held_out))]),
+        _verdict(workdir, control=len(rows) > 1, multi_label=config.classifier.multi_label),
         heard(held_out),
         ", ".join(there),
         _bad_audio(workdir),
@@ -90,6 +93,17 @@ def _draw_both(config, workdir):
         curves.draw(curves.heading_of(config), own, workdir / "curves.png", scratch)
     except OSError as error:
         logging.warning("curves.png not written: %s", error)
+
+
+def _verdict(workdir, *, control, multi_label):
+    """What the table means, from the predictions of the run and of its control."""
+    folder = pathlib.Path(workdir)
+    folders = [folder, folder / "scratch"] if control else [folder]
+    try:
+        found = [predictions.load(part / "predictions.npz") for part in folders]
+    except UserError:  # lost since: the figures come from the log
+        return ""
+    return verdict.of_run(*found, multi_label=multi_label)
 
 
 def _chance(record):

@@ -133,6 +133,21 @@ def differing_fields(saved: dict, wanted: dict, prefix: str = "") -> list[str]:
     return result
 
 
+def fixed_fields(config) -> dict:
+    """'data.clip_s' and so on -> value, as JSON holds it: what a run may not be continued with
+    another value of."""
+    found, whole = {}, fields.saved(config)
+    sections = [("", whole)]
+    for prefix, section in sections:
+        for field, value in section.items():
+            name = prefix + field
+            if isinstance(value, dict):
+                sections.append((f"{name}.", value))
+            elif fields.is_read(name, whole) and not name.startswith(_MAY_CHANGE):
+                found[name] = value
+    return found
+
+
 def _short(value):
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -2,8 +2,11 @@
 
 import shlex
 
+import numpy as np
+
 from configs import pretrain
 from conformer_jax.command import run
+from conformer_jax.evaluation import predictions
 
 
 def test_the_next_command_can_be_pasted_whatever_the_paths():
@@ -31,3 +34,18 @@ def test_the_table_says_once_more_what_is_without_labels_that_training_lacked():
     ]
     assert lines.splitlines()[3].split()[-2:] == ["1.000", "0.500"]
     assert lines.splitlines()[4].split()[-2:] == ["0.600", "0.400"]
+
+
+def test_the_verdict_compares_with_the_control_and_survives_lost_predictions(tmp_path):
+    labels = np.eye(2)[np.arange(100) % 2]
+    wrong = np.where(np.arange(100)[:, None] < 30, 1 - labels, labels)
+    for folder, logits in ((tmp_path, labels), (tmp_path / "scratch", wrong)):
+        folder.mkdir(exist_ok=True)
+        names = np.arange(100).astype(str)
+        predictions.save(folder / "predictions.npz", names, logits, labels, ["a", "b"], 3)
+    said = run._verdict(tmp_path, control=True, multi_label=False)
+    assert said == "Better than always the commonest class. Better than a random encoder."
+    said = run._verdict(tmp_path, control=False, multi_label=False)
+    assert said == "Better than always the commonest class."
+    (tmp_path / "predictions.npz").unlink()
+    assert run._verdict(tmp_path, control=True, multi_label=False) == ""

@@ -121,8 +121,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(finished, tmp
 
 
 @pytest.mark.parametrize(
-    "moment",
-    ["before the first step", "between two records", "in an evaluation", "after the last step"],
+    "moment", ["between two records", "in an evaluation", "after the last step"]
 )
 def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tmp_path, moment):
     config, _, result = finished
@@ -131,17 +130,7 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
     reference = tmp_path / "reference"
     loop.train_and_evaluate(config, reference, result.program)
     terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    stop_at = {
-        "before the first step": 0,
-        "between two records": 5,
-        "in an evaluation": 6,
-        "after the last step": 12,
-    }[moment]
-
-    def init(key):
-        if stop_at == 0:
-            terminate()
-        return result.program.init(key)
+    stop_at = {"between two records": 5, "in an evaluation": 6, "after the last step": 12}[moment]
 
     def train_step(state, batch, key):
         if int(state.step) + 1 == stop_at and moment != "in an evaluation":
@@ -153,9 +142,7 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
             terminate()
         return result.program.eval_step(state, batch, key)
 
-    stopping = dataclasses.replace(
-        result.program, init=init, train_step=train_step, eval_step=eval_step
-    )
+    stopping = dataclasses.replace(result.program, train_step=train_step, eval_step=eval_step)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(preemption.Preempted, match=f"stopped at step {stop_at}"):
         loop.train_and_evaluate(config, tmp_path / "run", stopping)
@@ -178,6 +165,18 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_to_the_same_bits(finished, tm
     assert ranks(tmp_path / "run")["12"] == ranks(reference)["12"]
     never = dataclasses.replace(result.program, train_step=None, eval_step=None)
     loop.train_and_evaluate(config, tmp_path / "run", never)  # finished: nothing is done again
+
+
+@pytest.mark.parametrize("finished", ["pretrain"], indirect=True)
+def test_a_run_stopped_before_its_first_step_evaluates_nothing_there(finished, tmp_path):
+    """As of several processes, which hear SIGTERM from the start."""
+    config, workdir, result = finished
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption.Watch, "due", lambda self: True)
+        with pytest.raises(preemption.Preempted, match="stopped at step 0"):
+            loop.train_and_evaluate(config, tmp_path, result.program)
+    loop.train_and_evaluate(config, tmp_path, result.program)
+    assert records(tmp_path) == records(workdir)
 
 
 @pytest.fixture
