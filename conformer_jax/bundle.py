@@ -4,7 +4,6 @@ Writes what was trained as a folder to hand on, with a model card.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
@@ -70,10 +69,12 @@ def _figures(workdir) -> dict[str, str]:
 
 def _logged(workdir) -> dict[str, str]:
     """Of a run without labels: its last evaluation."""
+    from conformer_jax.training import progress
+
     file = workdir / "metrics.jsonl"
     if not file.exists():
         return {}
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    records = progress.read_records(file)
     last = ([r for r in records if r.get("split") == "eval"] or [{}])[-1]
     wanted = ("contrastive_loss", "contrastive_accuracy", "chance_accuracy")
     return {name: f"{last[name]:.3f}" for name in wanted if isinstance(last.get(name), float)}

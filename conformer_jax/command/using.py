@@ -108,7 +108,8 @@ def write_whole(path, text: str) -> None:
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -111,7 +111,8 @@ def _check(folder, output, folds, label_from, group):
 def _listen(folder, output, unreadable_list):
     """What was found; of it the sounds; and (path, reason) of the rest."""
     statistics = output.with_name(output.name + ".statistics.json")
-    own = {os.path.realpath(path) for path in (output, unreadable_list, statistics)}
+    digests = output.with_name(output.name + ".digests.npz")
+    own = {os.path.realpath(path) for path in (output, unreadable_list, statistics, digests)}
     found = find(folder)
     paths = [path for path in found.files if os.path.realpath(path) not in own]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

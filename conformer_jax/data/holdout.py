@@ -58,9 +58,9 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name):
 
 
 def _as_before(split, rows, sides):
-    """The split with every clip on the side where `sides` has it."""
+    """The split with every clip of it on the side where `sides` has it; no row joins it."""
     now = {row.name: False for row in split.train} | {row.name: True for row in split.held_out}
-    side = [sides.get(row.content, now.get(row.name)) for row in rows]
+    side = [sides.get(row.content, now[row.name]) if row.name in now else None for row in rows]
     return Split(
         [row for row, held_out in zip(rows, side, strict=True) if held_out is False],
         [row for row, held_out in zip(rows, side, strict=True) if held_out],

@@ -65,7 +65,7 @@ class Store:
         writer = csv.writer(lines, lineterminator="\n")
         for i in range(len(vectors)):
             writer.writerow((name, f"{start[i]:.3f}", f"{end[i]:.3f}", self.rows + i))
-        text = lines.getvalue().encode()
+        text = lines.getvalue().encode("utf-8", "backslashreplace")
         try:
             _append(self.folder / VECTORS, vectors.tobytes())
             _append(self.folder / TABLE, text)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conformer_jax.errors import UserError
+
 _EVERY_S = 10.0  # between two saves of one file
 
 
@@ -59,7 +61,10 @@ def _known(rows, whole):
 def _key(model, path, window_s, hop_s):
     """Another name as soon as anything differs that the result follows from."""
     path = os.path.realpath(path)
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:  # a link to nothing
+        raise UserError(f"{path}: {error.strerror}") from error
     what = (model.digest, path, status.st_size, status.st_mtime_ns, window_s, hop_s)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32] + ".npz"
 

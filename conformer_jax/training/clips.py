@@ -54,11 +54,13 @@ class Record(NamedTuple):
 class Known(NamedTuple):
     """What a run knows of its clips when it begins or goes on: those that there are; the record it
     goes on from, if any; what config.init_from has heard, nothing where it starts from scratch and
-    None where that is not recorded."""
+    None where that is not recorded; whether it goes on and its record is lost, or from before there
+    was one."""
 
     listing: Listing
     old: Record | None
     encoder: Heard | None
+    lost: bool = False
 
 
 def _listing_of(split: Sources) -> Listing:
@@ -96,7 +98,7 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
     if old is not None:
         say_changes(old.listing, listing)
     encoder = _encoder(init_from, old, goes_on=meta is not None)
-    return finish(spec, *split), Known(listing, old, encoder)
+    return finish(spec, *split), Known(listing, old, encoder, lost=meta is not None and old is None)
 
 
 def _digest(split, listing, with_labels):
@@ -198,7 +200,9 @@ def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
     if not config.init_from:
         return {}
     refuse = config.data.refuse_heard
-    if encoder is None:
+    found = () if encoder is None else np.flatnonzero(encoder.has(content.of_source(held_out)))
+    # None found in a record with gaps says nothing.
+    if encoder is None or not (encoder.whole or len(found)):
         if refuse:
             raise UserError(
                 f"config.data.refuse_heard: what config.init_from = {config.init_from!r} has heard "
@@ -206,7 +210,6 @@ def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
             )
         _say_unknown(config.init_from)
         return {}
-    found = np.flatnonzero(encoder.has(content.of_source(held_out)))
     if not len(found):
         return {"heard": 0, "heard_of": len(held_out)}
     least = "" if encoder.whole else "at least "
@@ -239,9 +242,11 @@ def write(workdir, known: Known, train) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    listing, old, encoder = known
+    listing, old, encoder, lost = known
     own = heard.of_contents(content.of_source(train))
     parts = [own, _UNKNOWN if encoder is None else encoder]
+    if lost:  # clips that have gone since are in no list
+        parts.append(_UNKNOWN)
     if old is not None:
         parts.append(old.heard)
         listing = _with_gone(listing, old.listing)

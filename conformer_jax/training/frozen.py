@@ -126,8 +126,8 @@ def _evaluate(config, workdir, prepared, embeddings):
     record, held_out, found = _scored(config, data, known, unknown, score, classes)
     held_out.update(heard)
     _write(config, workdir, held_out, found)
+    probe_file.save(workdir, config, data.label_names, state, score)
     if jax.process_index() == 0:
-        probe_file.save(workdir, config, data.label_names, state, score)
         workdirs.write_json(file, {"asked": asked, "train": record, "held_out": held_out})
     return loop.Result(record, held_out, config, compiled, len(train_source))
 

@@ -5,6 +5,7 @@ import logging
 import pathlib
 
 import jax
+from jax.experimental import multihost_utils
 
 from conformer_jax.evaluation import probe
 from conformer_jax.training import digest, model_file
@@ -14,7 +15,8 @@ _PACKAGES = ("conformer_jax", "jax", "flax", "numpy")
 
 
 def save(workdir, config, label_names, state, score) -> None:
-    """Writes `<workdir>/model.safetensors`, which `conformer_jax.load` takes by the workdir.
+    """Writes `<workdir>/model.safetensors`, which `conformer_jax.load` takes by the workdir; all
+    processes call it.
 
     Args:
       workdir: folder of the run.
@@ -26,6 +28,10 @@ def save(workdir, config, label_names, state, score) -> None:
     path = pathlib.Path(workdir) / model_file.NAME
     is_knn = isinstance(score, probe.Neighbours)
     params = {name: part for name, part in state.eval_params.items() if name != "head"}
+    if jax.process_count() > 1:  # of which each may hold a part
+        params = multihost_utils.process_allgather(params, tiled=True)
+    if jax.process_index() > 0:
+        return
     tensors = digest.flat(jax.device_get(params))
     if is_knn:
         if score.known.nbytes > LARGEST_KNN:
