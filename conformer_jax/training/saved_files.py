@@ -27,6 +27,8 @@ def read_meta(folder):
         raise ValueError(f"{file}: {error}") from error
     if not isinstance(meta.get("config", {}), dict):
         raise ValueError(f"{file}: its config is no JSON object")
+    if "versions" not in meta:  # `Checkpoints.save` adds them to whatever it is given
+        raise ValueError(f"{file}: it is no checkpoint's description")
     return meta, digests
 
 

@@ -115,13 +115,16 @@ def test_what_lies_past_the_end_of_a_clip_changes_no_valid_frame(center):
     for i, n in enumerate(lengths):
         batch[i, :n] = sound(i + 10, max(n, 300))[:n]
     features, valid = ours(batch, spec, lengths)
+    others = np.where(np.arange(5000) < np.array(lengths)[:, None], batch, -0.4)
+    np.testing.assert_array_equal(ours(others.astype(np.float32), spec, lengths)[0], features)
     for i, n in enumerate(lengths):
         alone, valid_alone = ours(batch[i, :n], spec)
         frames = valid_alone.shape[1]
         assert valid_alone.all()
         assert valid[i, :frames].all()
         assert not valid[i, frames:].any()
-        np.testing.assert_allclose(features[i, :frames], alone[0], atol=1e-5, rtol=0)
+        # The FFT of another batch shape rounds otherwise: up to 2e-5 where a bin is nearly silent.
+        np.testing.assert_allclose(features[i, :frames], alone[0], atol=1e-4, rtol=0)
         assert not features[i, frames:].any()
 
 
