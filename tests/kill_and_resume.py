@@ -99,6 +99,7 @@ def start(argv, folder):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+    environment.pop("XLA_FLAGS", None)  # of the tests' conftest.py: this is what users run
     with (folder / "output.log").open("a") as log:
         return subprocess.Popen(
             argv, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True

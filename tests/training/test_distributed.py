@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
@@ -23,12 +22,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 TASKS = ("pretrain", "finetune")
 
 
-# Half the time to compile; the second is gone in jax 0.11.
-XLA_FLAGS = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):
-    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
-
-
 def start(folder, tasks, count, stop_at=-1):
     """Starts `count` processes of tests/processes.py."""
     with socket.socket() as free:
@@ -38,7 +31,6 @@ def start(folder, tasks, count, stop_at=-1):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": XLA_FLAGS,
     }
     command = [sys.executable, str(ROOT / "tests" / "processes.py"), str(folder), ",".join(tasks)]
     return [
@@ -143,7 +135,6 @@ def test_preempted_processes_save_at_the_same_step_and_another_number_goes_on(al
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])  # 30 s
 def test_a_process_that_dies_ends_the_job_within_a_minute(tmp_path, victim):
     environment = {**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)}
-    environment["XLA_FLAGS"] = XLA_FLAGS
     arguments = [
         "--config=configs/pretrain.py:smoke",
         f"--workdir={tmp_path / 'run'}",

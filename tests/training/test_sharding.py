@@ -23,9 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def results(tmp_path_factory):
     """What tests/meshes.py found, in a process of its own: this one has a single device."""
     folder = tmp_path_factory.mktemp("meshes")
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    if jax.__version_info__ < (0, 11):  # half the time to compile; gone in jax 0.11
-        flags += " --xla_cpu_use_fusion_emitters=false"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, str(ROOT / "tests" / "meshes.py"), str(folder)]
