@@ -44,14 +44,9 @@ def render(title: str, about: str, sections, parts=("page",)) -> str:
             tag(
                 "div",
                 tag("header", tag("h1", title), tag("p", about)),
-                tag(
-                    "nav",
-                    tag("h2", "Contents", id="contents"),
-                    _contents(sections),
-                    aria_labelledby="contents",
-                ),
+                _navigation(sections) if len(sections) > 1 else None,
                 tag("main", *body, id="content", tabindex="-1"),
-                class_="page",
+                class_="page" if len(sections) > 1 else "page alone",
             ),
         ),
         parts,
@@ -69,6 +64,11 @@ def _render(section, anchor, level):
     )
 
 
+def _navigation(sections):
+    heading = tag("h2", "Contents", id="contents")
+    return tag("nav", heading, _contents(sections), aria_labelledby="contents")
+
+
 def _contents(sections, anchor="s"):
     entries = []
     for i, section in enumerate(sections, 1):
@@ -84,9 +84,10 @@ def _document(title, body, parts):
     scripts = [(files / f"{name}.js").read_text("utf-8") for name in parts]
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     # The browser itself then refuses the network, and any script but these.
+    known = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = (
         "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
-        f"script-src {' '.join(f"'sha256-{digest}'" for digest in digests)}"
+        f"script-src {known}"
     )
     head = join(
         tag("meta", charset="utf-8"),
