@@ -1,4 +1,4 @@
-"""python -m conformer_jax.predict MODEL FILE|DIR... [--format=audacity] [--output=FILE] [--page=FILE]
+"""python -m conformer_jax.predict MODEL FILE|DIR... [--output=FILE] [--page=FILE]
 
 Says what is heard when in recordings of any length.
 """

@@ -160,12 +160,13 @@ def _said(text) -> Markup:
     return tag("p", text, class_="left-out")
 
 
-def matches(title: str, query: Clip, found, notes=()) -> str:
+def matches(title: str, heading: str, query: Clip | None, found, notes=()) -> str:
     """The page of `search`.
 
     Args:
       title: the heading.
-      query: what was searched for.
+      heading: of the windows.
+      query: what was searched for, or None.
       found: (Clip, reason or '') of each window, nearest first; the reason: why it is silent.
       notes: sentences on what is left out.
     """
@@ -174,5 +175,6 @@ def matches(title: str, query: Clip, found, notes=()) -> str:
         said = _said(f"It cannot be played: {reason}.") if reason else None
         items.append(tag("li", player.figure(clip), said))
     nearest = join(*map(_said, notes), tag("ol", *items, class_="matches"))
-    sections = [Section("Query", player.figure(query)), Section("Nearest windows", nearest)]
+    sections = [Section("Query", player.figure(query))] if query else []
+    sections.append(Section(heading, nearest))
     return document.render(title, document.made() + _KEYS, sections, ("page", "player"))
