@@ -12,6 +12,7 @@ from conformer_jax.command import using
 
 _NEAREST, _TO_LABEL = 10, 100  # rows by default
 _PLAYERS = 50  # on a page
+_QUERY_S = 60  # of the query, at most, are on the page
 _MEMORY = 200_000_000  # bytes of vectors that --unlike chooses from
 _CANDIDATES = 50_000  # windows, likewise
 _HELP = {
@@ -141,9 +142,6 @@ def _search(args, store) -> int:
     return 0
 
 
-_QUERY_S = 60  # of the query, at most, are on the page
-
-
 def _unlike(args, store) -> int:
     import numpy as np
 
@@ -167,7 +165,9 @@ def _unlike(args, store) -> int:
         p = model.probabilities(logits)
         unsure = similarity.uncertainty(p, single=not model.multi_label)
     else:
-        print("the model tells no labels of vectors: by distance alone", file=sys.stderr)
+        print(
+            "the model knows no labels to be unsure of: ordered by distance alone", file=sys.stderr
+        )
     given = np.flatnonzero(labelled)
     given = given[similarity.evenly(len(given), most)] if len(given) else given
     picked = similarity.spread(vectors, unsure, args.top or _TO_LABEL, store.vectors[given])
@@ -218,7 +218,7 @@ def _map(args, store) -> int:
         notes.append(f"{len(playable)} of them, the larger dots, can be played.")
     if silent:
         notes.append(f"{len(silent)} cannot be played, such as: {silent[0]}.")
-    title = f"Map of {store.recordings or args.folder}"
+    title = f"Map of {(store.recordings or pathlib.Path(args.folder)).name}"
     using.write_page(args.map, sound_map.page(title, points, method, notes))
     return 0
 
@@ -254,8 +254,8 @@ def _write_table(args, rows):
     else:
         for row in rows:
             name, start, end, *rest = row.values()
-            figures = "  ".join(f"{value:6.3f}" for value in rest if value != "")
-            memory.write(f"{clock(start):>9} to {clock(end):>9}  {figures}  {name}\n")
+            figures = "".join(f"{value:.3f}  " for value in rest if value != "")
+            memory.write(f"{clock(start):>9} to {clock(end):>9}  {figures}{name}\n")
     if args.output:
         using.write_whole(args.output, memory.getvalue())
         print(f"Wrote {args.output}: {len(rows)} rows")
@@ -274,8 +274,9 @@ def _write_page(args, store, model, rows, numbers, heading, query=None):
         start, end = float(store.start[number]), float(store.end[number])
         figure = next((f"{n} {row[n]:.3f}" for n in ("similarity", "uncertainty") if n in row), "")
         name = store.files[number]
-        title = f"{len(found) + 1}. {name}, {player.clock(start)} to {player.clock(end)}"
-        clip = player.Clip(name, f"{title}, {figure}" if figure else title, start, end)
+        times = f"{player.clock(start)} to {player.clock(end)}"
+        detail = f"{times}, {figure}" if figure else times
+        clip = player.Clip(name, f"{len(found) + 1}. {name}", start, end, detail=detail)
         try:
             audio = windows.read_part(store.path(number), model.sample_rate, start, end)
         except UserError as error:
@@ -285,7 +286,7 @@ def _write_page(args, store, model, rows, numbers, heading, query=None):
     left = len(rows) - len(found)
     notes = [f"{left} more are in the table only."] if left else []
     shown = player.with_sound(query[0], model.feature_spec, query[1]) if query else None
-    title = f"Like {args.query}" if query else f"What to label of {args.folder}"
+    title = f"Like {pathlib.Path(args.query).name}" if query else "What to label next"
     using.write_page(args.page, heard.matches(title, heading, shown, found, notes))
 
 

@@ -26,8 +26,9 @@ class Event(NamedTuple):
 class Clip(NamedTuple):
     """What a player shows.
 
-    name: of the recording; title: shown above, or ''; start, end: s of the recording; events: those
-    inside; picture, sound: data URIs, or None; low, high: of the picture's frequencies, in words.
+    name: of the recording; title, detail: shown above, or ''; start, end: s of the recording;
+    events: those inside; picture, sound: data URIs, or None; low, high: of the picture's
+    frequencies, in words.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Clip(NamedTuple):
     sound: str | None = None
     low: str = ""
     high: str = ""
+    detail: str = ""
 
 
 def with_sound(clip: Clip, spec, audio) -> Clip:
@@ -92,7 +94,7 @@ def figure(clip: Clip, order=()) -> Markup:
     left = len(labels) - len(drawn)
     return tag(
         "figure",
-        tag("figcaption", clip.title, class_="title") if clip.title else None,
+        tag("figcaption", clip.title, _detail(clip), class_="title") if clip.title else None,
         tag("div", _side(clip, drawn), area, class_="timeline" if drawn else "timeline bare"),
         tag("p", f"{left} more labels are in the list only.", class_="left-out") if left else None,
         tag("audio", controls="", preload="metadata", src=clip.sound, aria_label=what)
@@ -126,6 +128,10 @@ def _labels(events, order):
 def _colour(label, labels, order):
     where = order.index(label) if label in order else labels.index(label)
     return f"c{where % COLOURS}"
+
+
+def _detail(clip):
+    return tag("span", clip.detail, class_="unit") if clip.detail else None
 
 
 def _picture(clip):

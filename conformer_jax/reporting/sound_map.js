@@ -9,6 +9,7 @@ function setUpMap(box) {
   const dots = [...map.querySelectorAll("circle")];
   const places = dots.map((dot) => [Number(dot.getAttribute("cx")), Number(dot.getAttribute("cy"))]);
   const buttons = [...box.parentElement.querySelectorAll("[data-label]")];
+  reading.textContent = "Point at a dot.";
   let at = -1;
   let only = null;
 
@@ -16,6 +17,7 @@ function setUpMap(box) {
   const show = (i) => {
     if (at >= 0) dots[at].classList.remove("here");
     at = i;
+    reading.textContent = "Point at a dot.";
     if (at < 0) return;
     dots[at].classList.add("here");
     const [name, label, playable] = described[at];

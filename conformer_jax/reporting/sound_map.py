@@ -54,8 +54,7 @@ def page(title: str, points: list[Point], method: str, notes=()) -> str:
     content = join(
         tag("p", f"{about} {method}"),
         *paragraphs,
-        _legend(points, colours),
-        _drawing(points, colours),
+        tag("div", _drawing(points, colours), _legend(points, colours), class_="map-and-labels"),
     )
     section = Section(f"{len(points)} windows", content)
     return document.render(title, document.made(), [section], ("page", "player", "sound_map"))
@@ -114,6 +113,8 @@ def _drawing(points, colours):
     data = json.dumps(described, ensure_ascii=False)
     return tag(
         "div",
+        tag("p", class_="reading", role="status"),
+        tag("audio", controls="", aria_label="The window that was chosen"),
         tag(
             "svg",
             *dots,
@@ -123,8 +124,6 @@ def _drawing(points, colours):
             role="application",
             aria_label="Map of windows: arrow keys go from point to point, Enter plays",
         ),
-        tag("p", class_="reading", role="status"),
-        tag("audio", controls="", aria_label="The window that was chosen"),
         # Neither a tag nor a comment can begin in it.
         tag("script", Markup(data.replace("<", "\\u003c")), type="application/json"),
         class_="sound-map",
