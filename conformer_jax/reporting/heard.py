@@ -12,6 +12,7 @@ SOUND_S = 900.0  # of all sound that a page of recordings takes: about 5 MB
 _SHORTEST_S = 20.0  # of a recording's share of it
 _AROUND_S, _LONGEST_S = 1.0, 30.0  # of a stretch around an event
 RECORDINGS = 100  # on one page
+_SMALL_S = 20.0  # longer recordings are made smaller
 
 _KEYS = (
     " In a player that has the focus, the arrow keys move and the space bar plays; a click or a "
@@ -103,7 +104,8 @@ def recording(name, events, duration: float, seconds: float, spec, read) -> Reco
             audio = read(start, end)
         except UserError as error:
             return Recording(overview, [], str(error))
-        parts.append(player.with_sound(Clip(name, title, start, end, here), spec, audio))
+        clip, small = Clip(name, title, start, end, here), duration > _SMALL_S
+        parts.append(player.with_sound(clip, spec, audio, small=small))
     return Recording(overview, parts, "")
 
 

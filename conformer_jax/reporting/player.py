@@ -43,15 +43,17 @@ class Clip(NamedTuple):
     detail: str = ""
 
 
-def with_sound(clip: Clip, spec, audio) -> Clip:
+def with_sound(clip: Clip, spec, audio, *, small: bool = False) -> Clip:
     """The clip with picture and sound.
 
     Args:
       clip: Clip.
       spec: FeatureSpec of the picture.
       audio: float32 [n] at its sample rate.
+      small: whether even a short sound may lose a little to be small.
     """
-    encode = media.small_sound if len(audio) > _FLAC_S * spec.sample_rate else media.flac
+    small |= len(audio) > _FLAC_S * spec.sample_rate
+    encode = media.small_sound if small else media.flac
     low, high = (f"{f / 1000:g} kHz" if f >= 1000 else f"{f:g} Hz" for f in (spec.fmin, spec.fmax))
     return clip._replace(
         picture=media.spectrogram(spec, audio),
@@ -174,9 +176,13 @@ def _ticks(start, end):
     marks = []
     for i in range(count + 1):
         share = i * step / length
-        side = "first" if i == 0 else "last" if share > 0.94 else None
-        style = f"left:{100 * share:.3f}%"
-        marks.append(tag("span", clock(start + i * step), style=style, class_=side))
+        side = "first" if i == 0 else "last" if share > 0.94 else "inner"
+        if side == "inner" and not 0.3 < share < 0.7:
+            side = "inner crowded"  # on a phone it would touch its neighbour
+        style, said = f"left:{100 * share:.3f}%", clock(start + i * step)
+        if step >= 1 and start == int(start):
+            said = said[:-2]
+        marks.append(tag("span", said, style=style, class_=side))
     return tag("div", *marks, class_="ticks", aria_hidden="true")
 
 
