@@ -15,7 +15,7 @@ import soundfile
 from conformer_jax.models.features import FeatureSpec, log_mel
 
 _MOST_COLUMNS = 500  # of a spectrogram; longer ones are averaged
-_PIECE_S = 30  # of a long sound, looked at at once
+_SHORTEST_S, _PIECE_S = 5, 30  # of a sound looked at at once: few lengths are compiled
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -75,7 +75,8 @@ def spectrogram(spec: FeatureSpec, audio: np.ndarray, columns: int = 1200) -> st
       a PNG data URI.
     """
     spec = dataclasses.replace(spec, mean=(), deviation=())
-    size = min(_PIECE_S * spec.sample_rate, 1 << max(len(audio) - 1, 1).bit_length())
+    short = len(audio) <= _SHORTEST_S * spec.sample_rate
+    size = (_SHORTEST_S if short else _PIECE_S) * spec.sample_rate
     found = []
     for first in range(0, len(audio), size):  # all of one size: compiled once
         piece = np.zeros((1, size), np.float32)

@@ -39,14 +39,14 @@ def test_names_and_labels_are_text_and_a_page_says_what_it_leaves_out():
     def gone(start, end):
         raise UserError("it is gone")
 
-    events = [Event(3, 5, evil, 0.5)]
-    whole = heard.recording(evil, events, 8.0, 8.0, spec, read)
+    events = [Event(3, 4, evil, 0.5)]
+    whole = heard.recording(evil, events, 5.0, 5.0, spec, read)
     parts = heard.recording("long", events, 5000.0, 40.0, spec, read)
     lost = heard.recording("lost", events, 8.0, 8.0, spec, gone)
     page = heard.recordings(evil, [whole, parts, lost], 7)
     assert "<img src=x" not in page
     assert "</script><" not in page.replace("</script></body>", "").replace("</script><script>", "")
     assert page.count("<audio") == 2
-    assert "Of 1:23:20.0 this page holds 0:04.0 of sound" in page
+    assert "Of 1:23:20.0 this page holds 0:03.0 of sound" in page
     assert "It cannot be played: it is gone." in page
     assert "7 more recordings" in page
