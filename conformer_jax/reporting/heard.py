@@ -8,7 +8,7 @@ from conformer_jax.reporting.document import Section
 from conformer_jax.reporting.markup import Markup, join, tag
 from conformer_jax.reporting.player import Clip, clock
 
-SOUND_S = 900.0  # of all sound that a page of recordings takes: about 5 MB
+SOUND_S = 900.0  # of all sound that a page of recordings takes: about 10 MB
 _SHORTEST_S = 20.0  # of a recording's share of it
 _AROUND_S, _LONGEST_S = 1.0, 30.0  # of a stretch around an event
 RECORDINGS = 100  # on one page
