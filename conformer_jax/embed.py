@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
                       "training")  # fmt: skip
     made.add_argument("--hop", type=float, metavar="S", help="s from one window to the next; "
                       "default: a window, so that they lie side by side")  # fmt: skip
+    made.add_argument("--parquet", action="store_true", help="write FOLDER/embeddings.parquet, "
+                      "too, anew each time (needs pyarrow)")  # fmt: skip
     return made
 
 
@@ -37,15 +39,16 @@ def main(argv=None) -> int:
 
 
 def _embed(args) -> int:
-    import numpy as np
-    import tqdm
-
     from conformer_jax.errors import UserError
-    from conformer_jax.inference import embeddings
+    from conformer_jax.inference import embeddings, parquet
     from conformer_jax.inference import model as models
+    from conformer_jax.training import lock
 
     if not pathlib.Path(args.folder).is_dir():
         raise UserError(f"{args.folder} is not a folder")
+    if args.parquet:
+        parquet.check()
+    embeddings.check_folder(args.output)
     output = os.path.realpath(args.output)
     found = [
         one
@@ -55,7 +58,30 @@ def _embed(args) -> int:
     model = models.load(args.model)
     size, hop = model.window_samples(args.window, args.hop)
     made_with = {"model": model.digest, "window": size, "hop": hop}
-    store = embeddings.Store(args.output, made_with, model.width)
+    origin = {
+        "model": os.path.abspath(args.model) if os.path.exists(args.model) else args.model,
+        "recordings": os.path.abspath(args.folder),
+        "sample_rate": model.sample_rate,
+    }
+    with lock.alone(args.output, "--output"):
+        store = embeddings.Store(args.output, made_with, model.width, origin)
+        bad, new = _add(args, model, store, found)
+        if args.parquet:
+            parquet.write(args.output)
+    print(
+        f"{new} new of {len(found)} files; {store.rows} vectors of width "
+        f"{model.width} in {args.output}/{embeddings.VECTORS}"
+    )
+    return bad.close(len(found))
+
+
+def _add(args, model, store, found):
+    """Hears what is new; returns the files that could not be used and how many were added."""
+    import numpy as np
+    import tqdm
+
+    from conformer_jax.errors import UserError
+
     names = {one: one.path.relative_to(args.folder).as_posix() for one in found}
     new = [one for one in found if names[one] not in store.files]
     bad = using.Bad()
@@ -68,11 +94,7 @@ def _embed(args) -> int:
             continue
         vectors = np.stack([part.values["embedding"] for part in parts])
         store.add(names[one], vectors, *([getattr(p, n) for p in parts] for n in ("start", "end")))
-    print(
-        f"{len(new) - len(bad.reasons)} new of {len(found)} files; {store.rows} vectors of width "
-        f"{model.width} in {args.output}/{embeddings.VECTORS}"
-    )
-    return bad.close(len(found))
+    return bad, len(new) - len(bad.reasons)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""python -m conformer_jax.predict MODEL FILE|DIR... [--format=audacity] [--output=FILE]
+"""python -m conformer_jax.predict MODEL FILE|DIR... [--output=FILE] [--page=FILE]
 
 Says what is heard when in recordings of any length.
 """
 
 import argparse
+import os
 import pathlib
 import shutil
 import sys
@@ -16,6 +17,7 @@ _HELP = {
     "model": "workdir of a fine-tuned run or of a probe, a bundle, or a model.safetensors",
     "output": "file to write; printed without it. Of several recordings for Audacity: a folder, "
     "with a label track of each",
+    "page": "write a web page, too: spectrogram, labels over time, a player; one file (.html)",
     "top": "instead of events, the N likeliest labels of every stretch of time",
     "threshold": "probability that an event reaches. Default: the model's own where it has some; "
     "else 0.5, or, where one label holds at a time, the likeliest from 0.3 on",
@@ -37,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add("sounds", metavar="FILE|DIR", nargs="+", help="recordings, or folders of them")
     add("--format", choices=FORMATS, default="text", help="default: text")
     add("--output", metavar="FILE", help=_HELP["output"])
-    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--page", metavar="FILE", help=_HELP["page"])
+    add("--overwrite", action="store_true", help="replace the output or page if it exists")
     add("--top", type=int, metavar="N", help=_HELP["top"])
     add("--threshold", type=float, metavar="P", help=_HELP["threshold"])
     add("--release", type=float, default=0.5, metavar="SHARE", help=_HELP["release"])
@@ -70,6 +73,8 @@ def _predict(args) -> int:
     heard, bad = _hear(args, model, found, partial)
     if heard:
         _write(args, model, heard, many_tracks)
+        if args.page:
+            _write_page(args, model, heard)
     if partial is not None:
         shutil.rmtree(partial)
     return bad.close(len(found))
@@ -91,12 +96,12 @@ def _check(args):
     for name, fine in ranges.items():
         if not fine:
             raise UserError(f"--{name}={getattr(args, name)}: out of range, see --help")
-    if args.output:
-        output = pathlib.Path(args.output)
-        if output.exists() and not args.overwrite:
-            raise UserError(f"{output} exists: --overwrite replaces it")
-        if not output.parent.is_dir():
-            raise UserError(f"--output={output}: there is no folder {output.parent}")
+    if args.output and args.page and os.path.abspath(args.output) == os.path.abspath(args.page):
+        raise UserError("--output and --page name the same file: choose two")
+    for flag in ("output", "page"):
+        using.check_output(flag, getattr(args, flag), overwrite=args.overwrite)
+    if args.page and pathlib.Path(args.page).is_dir():
+        raise UserError(f"--page={args.page} is a folder: name a file in it")
 
 
 def _partial(output):
@@ -171,6 +176,30 @@ def _write(args, model, heard, many_tracks):
             using.write_whole(folder / name, writer([one], model.label_names))
     count = sum(len(one.events) for one in heard)
     print(f"Wrote {args.output}: {count} rows of {len(heard)} recordings")
+
+
+def _write_page(args, model, heard):
+    import functools
+
+    import tqdm
+
+    from conformer_jax.inference import windows
+    from conformer_jax.reporting import heard as pages
+    from conformer_jax.reporting import player
+
+    names, shown = model.label_names, heard[: pages.RECORDINGS]
+    seconds = pages.shares([one.duration for one in shown])
+    found = []
+    for one, share in zip(
+        tqdm.tqdm(shown, "page", disable=None, leave=False), seconds, strict=True
+    ):
+        events = [player.Event(e.start, e.end, names[e.label], e.probability) for e in one.events]
+        read = functools.partial(windows.read_part, one.name, model.sample_rate)
+        found.append(
+            pages.recording(one.name, events, one.duration, share, model.feature_spec, read)
+        )
+    title = f"Heard by {args.model}"
+    using.write_page(args.page, pages.recordings(title, found, len(heard) - len(shown)))
 
 
 def _track_names(names) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from inference.conftest import toy
 
 from conformer_jax import bundle, embed, predict
 from conformer_jax.inference import progress_file
-from conformer_jax.training import model_file
+from conformer_jax.training import lock, model_file
 
 RATE = 16000
 
@@ -155,3 +156,45 @@ def test_a_bundle_of_a_model_predicts(model, sounds, tmp_path, capsys):
         == said(predict, [model, *options], capsys).out
     )
     assert "--overwrite" in said(bundle, [model, tmp_path / "b"], capsys, 1).err
+
+
+def test_a_page_goes_with_the_table(model, sounds, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    command = [model, sounds, "--threshold=0", "--format=csv", f"--page={page}"]
+    printed = said(predict, command, capsys)
+    assert printed.out == said(predict, command[:-1], capsys).out
+    assert f"Wrote {page}" in printed.err
+    assert page.read_text().count("<audio") == 2
+    assert "--overwrite" in said(predict, command, capsys, 1).err
+    assert "no folder" in said(predict, [*command[:-1], f"--page={tmp_path}/no/p"], capsys, 1).err
+
+
+def test_one_process_at_a_time_adds_to_embeddings(model, sounds, tmp_path, capsys):
+    output = tmp_path / "vectors"
+    with lock.alone(output, "--output"):
+        printed = said(embed, [model, sounds, f"--output={output}"], capsys, 1)
+    assert f"--output={output}: another run is at work there" in printed.err
+    said(embed, [model, sounds, f"--output={output}"], capsys)
+    assert not (sounds / ".lock").exists()
+    said(embed, [model, sounds, f"--output={sounds}"], capsys, 1)
+    assert not (sounds / ".lock").exists()  # nothing is left where nothing may be written
+
+
+def test_embeddings_as_parquet(model, sounds, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "vectors"
+    command = [model, sounds, f"--output={output}", "--parquet"]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow.parquet", None)
+        without.setitem(sys.modules, "pyarrow", None)
+        printed = said(embed, command, capsys, 1)
+        assert printed.err == "error: --parquet needs pyarrow: pip install pyarrow\n"
+        assert not output.exists()
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    said(embed, command, capsys)
+    said(embed, command, capsys)  # again, over what is there
+    table = pyarrow.read_table(output / "embeddings.parquet").to_pydict()
+    np.testing.assert_array_equal(table["embedding"], np.load(output / "embeddings.npy"))
+    with open(output / "embeddings.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert table["file"] == [row["file"] for row in rows]
+    assert table["row"] == [int(row["row"]) for row in rows]

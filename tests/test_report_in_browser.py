@@ -4,56 +4,13 @@ Needs Debian's packages chromium and chromium-driver. Where CONFORMER_JAX_REQUIR
 as in .ci/run, their absence is a failure and not a reason to skip.
 """
 
-import os
 import re
-import shutil
 
 import pytest
 import report_workdirs as written
 
 from conformer_jax import report
 from conformer_jax.reporting import classes, runs
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, with the network off and with its console kept."""
-    try:
-        from selenium import webdriver
-    except ModuleNotFoundError:
-        _absent("the Python package selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        _absent("chromium and chromedriver are not both installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "headless=new",
-        "no-sandbox",
-        "disable-dev-shm-usage",
-        "disable-gpu",
-        "mute-audio",
-        "autoplay-policy=no-user-gesture-required",
-        "window-size=1280,900",
-    ):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=driver)
-    with webdriver.Chrome(options=options, service=service) as chrome:
-        chrome.set_script_timeout(60)
-        chrome.execute_cdp_cmd("Network.enable", {})
-        chrome.execute_cdp_cmd(
-            "Network.emulateNetworkConditions",
-            {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
-        )
-        yield chrome
-
-
-def _absent(reason):
-    if os.environ.get("CONFORMER_JAX_REQUIRE_CHROMIUM"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

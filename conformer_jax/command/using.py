@@ -103,6 +103,26 @@ class Bad:
         return _USER if self._named or len(self.reasons) == tried else 0
 
 
+def check_output(flag: str, path, *, overwrite: bool) -> None:
+    """Raises UserError where a file exists that may not be replaced, or has no folder to lie in."""
+    from conformer_jax.errors import UserError
+
+    if not path:
+        return
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: --overwrite replaces it")
+    if not path.parent.is_dir():
+        raise UserError(f"--{flag}={path}: there is no folder {path.parent}")
+
+
+def write_page(path, text: str) -> None:
+    """`write_whole`, and a line to stderr that says so: stdout may be a table."""
+    write_whole(path, text)
+    size = os.path.getsize(path) / 1e6
+    print(f"Wrote {path}: {size:.1f} MB; open it in a browser", file=sys.stderr)
+
+
 def write_whole(path, text: str) -> None:
     """Writes a file so that a reader finds all of it or what was there before."""
     path = pathlib.Path(path)

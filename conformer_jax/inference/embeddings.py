@@ -2,7 +2,8 @@
 
   embeddings.npy  float32 [rows, E], readable by memory map at any time
   embeddings.csv  file, start, end (s), row: one line a window; file relative to the folder heard
-  state.json      how many rows and bytes of the two are whole, and what they were made with
+  state.json      how many rows and bytes of the two are whole, what they were made with, and where
+                  the model and the recordings lay
 
 A file's windows are added all or not at all: what lies behind the counts of state.json, left by a
 kill, is cut off by the next start.
@@ -20,7 +21,9 @@ import numpy as np
 from conformer_jax.errors import UserError
 
 VECTORS, TABLE, STATE = "embeddings.npy", "embeddings.csv", "state.json"
+PARQUET = "embeddings.parquet"
 _COLUMNS = ("file", "start", "end", "row")
+_OURS = {VECTORS, TABLE, STATE, STATE + ".tmp", PARQUET, PARQUET + ".tmp"}
 
 
 class Store:
@@ -30,20 +33,19 @@ class Store:
       folder: made where it is absent.
       made_with: what the rows follow from; JSON. It must be the same at every start.
       width: E.
+      origin: where model and recordings lie; JSON. It may change from start to start.
 
     Raises:
       UserError: the folder holds other things, or embeddings made otherwise.
     """
 
-    def __init__(self, folder, made_with: dict, width: int):
+    def __init__(self, folder, made_with: dict, width: int, origin: dict | None = None):
         self.folder = pathlib.Path(folder)
+        self._made_with, self._width, self._origin = made_with, width, origin or {}
+        check_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._made_with, self._width = made_with, width
-        state = self._read_state()
+        state = self._state_of_the_same()
         if state is None:
-            left = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith("."))
-            if set(left) - {VECTORS, TABLE, STATE + ".tmp"}:
-                raise UserError(f"{self.folder} holds other files ({left[0]}): choose another")
             self.rows, table = 0, ",".join(_COLUMNS) + "\n"
             self._bytes = len(table)
             (self.folder / TABLE).write_text(table)
@@ -52,6 +54,7 @@ class Store:
         else:
             self.rows, self._bytes = state["rows"], state["bytes"]
         self._mend()
+        self._write_state()
         self.files = self._known_files()
 
     def add(self, name: str, vectors, start, end) -> None:
@@ -106,22 +109,12 @@ class Store:
         with open(self.folder / TABLE, encoding="utf-8", newline="") as file:
             return {record["file"] for record in csv.DictReader(file)}
 
-    def _read_state(self):
-        path = self.folder / STATE
-        if not path.exists():
+    def _state_of_the_same(self):
+        state = read_state(self.folder)
+        if state is None:
             return None
-        try:
-            state = json.loads(path.read_bytes())
-            counts = [state["rows"], state["bytes"]]
-            if not all(isinstance(n, int) and n >= 0 for n in counts):
-                raise ValueError("its counts are no numbers")
-            made_with, width = state["made_with"], state["width"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}): delete the folder, embed again"
-            ) from error
-        other = [n for n in self._made_with if made_with.get(n) != self._made_with[n]]
-        if other or width != self._width:
+        other = [n for n in self._made_with if state["made_with"].get(n) != self._made_with[n]]
+        if other or state["width"] != self._width:
             raise UserError(
                 f"{self.folder} holds embeddings made with another {' and '.join(other)}: choose "
                 f"another --output"
@@ -134,10 +127,40 @@ class Store:
             "bytes": self._bytes,
             "width": self._width,
             "made_with": self._made_with,
+            "origin": self._origin,
         }
         temporary = self.folder / (STATE + ".tmp")
         temporary.write_text(json.dumps(state, indent=1) + "\n")
         os.replace(temporary, self.folder / STATE)
+
+
+def check_folder(folder) -> None:
+    """Raises UserError where the folder holds something else than embeddings."""
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose a folder")
+    if not folder.exists() or (folder / STATE).exists():
+        return
+    left = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if other := [name for name in left if name not in _OURS]:
+        raise UserError(f"{folder} holds other files ({other[0]}): choose another")
+
+
+def read_state(folder) -> dict | None:
+    """What state.json says; None where there is none; a UserError where it is damaged."""
+    path = pathlib.Path(folder, STATE)
+    if not path.exists():
+        return None
+    try:
+        state = json.loads(path.read_bytes())
+        counts = [state["rows"], state["bytes"], state["width"]]
+        if not all(isinstance(n, int) and n >= 0 for n in counts):
+            raise ValueError("its counts are no numbers")
+        if not all(isinstance(state.setdefault(n, {}), dict) for n in ("made_with", "origin")):
+            raise ValueError("it does not say what made them")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete the folder, embed again") from error
+    return state
 
 
 def _append(path, content: bytes):

@@ -75,13 +75,14 @@ class Model:
       thresholds: float32 [C], chosen on validation clips, or None.
       digest: of all that it is, 16 characters.
       width: E of its embeddings.
+      feature_spec: of its log-mel.
     """
 
     def __init__(self, found: trained.Trained, name: str):
         self.meta, self.name = found.meta, name
         self.label_names = tuple(found.meta["label_names"])
         self._classifier = trained.make_classifier(found.meta)
-        self._features = self._classifier.features
+        self.feature_spec = self._features = self._classifier.features
         self.sample_rate = self._features.sample_rate
         config = fields.with_defaults(found.meta["config"])
         self.window_s = float(config["data"]["clip_s"])
@@ -174,6 +175,16 @@ class Model:
             return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
         shares = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(shares / shares.sum(1, keepdims=True), np.float32)
+
+    def logits_of(self, embeddings) -> np.ndarray | None:
+        """Logits [W, C] of embeddings [W, E] of windows; None of a head that hears tokens."""
+        self.check_head()
+        if self._neighbours is not None:
+            return self._neighbours(embeddings)
+        if self._classifier.pooling == "linear_softmax":
+            return None
+        head = self._params["head"]
+        return np.asarray(embeddings) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
 
     def check_head(self) -> None:
         """Raises UserError unless the model knows labels."""

@@ -1,5 +1,6 @@
 """Sound of any length as windows of one length, in memory bounded by a block and a window."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -78,6 +79,24 @@ def open_file(path, sample_rate: int) -> Sound:
             yield from _resampled(opened.stream(0, opened.frames), rate, sample_rate)
 
     return Sound(total, blocks())
+
+
+def read_part(path, sample_rate: int, start: float = 0.0, end: float = math.inf) -> np.ndarray:
+    """A part of a file, from start to end in s, or to its end: float32 [n] at `sample_rate` Hz.
+
+    Raises:
+      UserError: the file cannot be used, or ends before the part begins.
+    """
+    try:
+        with OpenSound(path) as opened:
+            rate = opened.rate
+            first = round(start * rate)
+            last = opened.frames if math.isinf(end) else min(round(end * rate), opened.frames)
+            if last <= first:
+                raise BadAudio(f"ends before {start:g} s")
+            return resample(opened.read(first, last - first), rate, sample_rate)
+    except BadAudio as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def of_samples(samples, rate, sample_rate: int) -> Sound:

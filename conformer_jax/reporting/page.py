@@ -1,23 +1,8 @@
-"""The page: sections in order, table of contents, style sheet and script, all in one file."""
+"""The report's page: its sections in order."""
 
-import base64
-import dataclasses
-import datetime
-import hashlib
-import importlib.metadata
-import importlib.resources
-
-from conformer_jax.reporting import classes, mistakes, studies, training
-from conformer_jax.reporting.markup import Markup, details, join, table, tag
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it."""
-
-    title: str
-    content: Markup
-    parts: tuple["Section", ...] = ()
+from conformer_jax.reporting import classes, document, mistakes, studies, training
+from conformer_jax.reporting.document import Section
+from conformer_jax.reporting.markup import details, join, table, tag
 
 
 def render(runs, found_studies, unusable=(), *, num_mistakes: int) -> str:
@@ -32,31 +17,8 @@ def render(runs, found_studies, unusable=(), *, num_mistakes: int) -> str:
     sections += [s for study in found_studies for s in study_sections(study, num_mistakes)]
     names = [run.name for run in runs if not run.is_control] + [s.name for s in found_studies]
     title = "Report: " + ", ".join(dict.fromkeys(names))
-    body = [_render(section, f"s{i}", 2) for i, section in enumerate(sections, 1)]
-    made = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z").lstrip("0")
-    about = (
-        f"Made by conformer_jax {_version()} on {made}. This page is one file and needs no "
-        "network. A chart shows its values to the pointer, or to the arrow keys once it has the "
-        "focus."
-    )
-    return _document(
-        title,
-        join(
-            tag("a", "Skip to the content", href="#content", class_="skip"),
-            tag(
-                "div",
-                tag("header", tag("h1", title), tag("p", about)),
-                tag(
-                    "nav",
-                    tag("h2", "Contents", id="contents"),
-                    _contents(sections),
-                    aria_labelledby="contents",
-                ),
-                tag("main", *body, id="content", tabindex="-1"),
-                class_="page",
-            ),
-        ),
-    )
+    note = " A chart shows its values to the pointer, or to the arrow keys once it has the focus."
+    return document.render(title, document.made() + note, sections)
 
 
 def run_section(run, num_mistakes: int) -> Section:
@@ -123,54 +85,3 @@ def _mistakes(found):
         "them: the middle of a longer recording. In brackets, the probability that the model gave."
     )
     return Section("Worst mistakes", join(tag("p", about), mistakes.gallery(found)))
-
-
-def _render(section, anchor, level):
-    parts = (_render(p, f"{anchor}-{i}", level + 1) for i, p in enumerate(section.parts, 1))
-    return tag(
-        "section",
-        tag(f"h{level}", section.title, id=anchor),
-        section.content,
-        *parts,
-        aria_labelledby=anchor if level == 2 else None,  # a landmark each; not too many
-    )
-
-
-def _contents(sections, anchor="s"):
-    entries = []
-    for i, section in enumerate(sections, 1):
-        link = tag("a", section.title, href=f"#{anchor}{i}")
-        below = _contents(section.parts, f"{anchor}{i}-") if section.parts else None
-        entries.append(tag("li", link, below))
-    return tag("ul", *entries)
-
-
-def _document(title, body):
-    files = importlib.resources.files("conformer_jax.reporting")
-    style, script = ((files / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # The browser itself then refuses the network, and any script but this one.
-    policy = (
-        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
-    )
-    head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        tag("style", Markup(style)),
-    )
-    page = tag(
-        "html", tag("head", head), tag("body", body, tag("script", Markup(script))), lang="en"
-    )
-    return f"<!doctype html>\n{page}\n"
-
-
-def _version():
-    try:
-        return importlib.metadata.version("conformer_jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a checkout)"

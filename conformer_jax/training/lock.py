@@ -20,8 +20,12 @@ _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 @contextlib.contextmanager
-def alone(workdir):
+def alone(workdir, flag="--workdir"):
     """Holds the workdir, which is made; process 0 does so for all.
+
+    Args:
+      workdir: the folder.
+      flag: the option that named it, for what is said.
 
     Where the file system knows no locks (some mounted buckets), it is held by nobody.
 
@@ -29,7 +33,7 @@ def alone(workdir):
       UserError: another run holds it.
     """
     held = []
-    distributed.on_first(lambda: held.append(_take(pathlib.Path(workdir))))
+    distributed.on_first(lambda: held.append(_take(pathlib.Path(workdir), flag)))
     try:
         yield
     finally:
@@ -37,14 +41,14 @@ def alone(workdir):
             file.close()  # which unlocks; the file stays: to remove it would be a race
 
 
-def _take(workdir):
+def _take(workdir, flag):
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / _NAME).open("a+")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+        raise UserError(f"cannot write to {flag}={workdir}: {error.strerror}") from error
     if fcntl is None:
         return file
     try:
@@ -57,8 +61,8 @@ def _take(workdir):
         owner = file.read(100).strip()
         file.close()
         raise UserError(
-            f"--workdir={workdir}: another run is at work there ({owner or 'unknown'}): wait for "
-            f"its end, or choose another --workdir"
+            f"{flag}={workdir}: another run is at work there ({owner or 'unknown'}): wait for "
+            f"its end, or choose another {flag}"
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
