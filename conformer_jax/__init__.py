@@ -6,7 +6,8 @@ def load(origin):
 
     Args:
       origin: workdir of a run (fine-tuned, probe, or pre-trained: without labels), a `.safetensors`
-        file of ours, a folder that `python -m conformer_jax.bundle` wrote, or 'pretrained:tiny'.
+        file of ours, a folder that `python -m conformer_jax.bundle` wrote, 'pretrained:tiny', or
+        'hf:owner/name' for such a folder on the Hugging Face Hub (the extra `hub`).
 
     Raises:
       UserError: there is nothing there, or it is damaged; in one line.
