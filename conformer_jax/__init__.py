@@ -16,3 +16,10 @@ def load(origin):
     from conformer_jax.inference import model
 
     return model.load(origin)
+
+
+def device() -> str:
+    """Which device JAX computes on, in a sentence; it says so where it fell back to the CPU."""
+    from conformer_jax.command import device
+
+    return device.describe()
