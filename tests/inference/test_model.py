@@ -76,10 +76,12 @@ def test_one_sample_is_heard(loaded):
 
 
 def test_what_cannot_be_tagged_is_refused_in_words(loaded, tmp_path):
+    (tmp_path / "text.wav").write_text("no sound at all")
     for call, said in (
         (lambda: conformer_jax.load("pretrained:tiny").tag(noise(1), RATE), "has no labels"),
         (lambda: loaded.tag(noise(1)), "without a rate"),
         (lambda: loaded.tag(tmp_path / "no.wav"), "file not found"),
+        (lambda: loaded.tag(tmp_path / "text.wav"), "text.wav: not audio"),
         (lambda: loaded.tag(noise(1), RATE, window_s=0), "window"),
         (lambda: loaded.tag(noise(1), RATE, hop_s=2), "hop"),
         (lambda: conformer_jax.load("pretrained:huge"), "there is tiny"),
