@@ -11,7 +11,8 @@ from conformer_jax.data import content, heard
 from conformer_jax.data.audio import BadAudio, DataError, read_audio
 from conformer_jax.data.holdout import split_rows
 from conformer_jax.data.manifest import read_manifest
-from conformer_jax.data.source import ManifestSource
+from conformer_jax.data.source import ManifestSource, Subset
+from conformer_jax.data.synthetic import SyntheticSource, SyntheticSpec
 from conformer_jax.inference import tables
 from conformer_jax.inference.events import Event
 from conformer_jax.training import clips
@@ -202,3 +203,19 @@ def test_who_heard_the_file_has_heard_its_parts(tmp_path):
     assert clips._has(whole, source).tolist() == [True, True, False, False]
     one = heard.of_contents([rows[3].content])
     assert clips._has(one, source).tolist() == [False, False, False, True]
+
+
+def test_every_source_tells_the_whole_file(tmp_path):
+    """SyntheticSource is no subclass of Source."""
+    made_up = SyntheticSource(
+        SyntheticSpec(2, 1, 1, (15.0, 40.0)),
+        "train",
+        sample_rate=RATE,
+        num_samples=8,
+        labelled=True,
+    )
+    record(tmp_path / "a.wav")
+    (tmp_path / "m.csv").write_text("path\na.wav\n")
+    files = content.of_rows(read_manifest(tmp_path / "m.csv"), tmp_path / "m.csv")
+    for source in (made_up, Subset(made_up, [1]), ManifestSource(files, RATE)):
+        assert (content.of_whole_files(source) == content.of_source(source)).all()
