@@ -6,7 +6,8 @@ def load(origin):
 
     Args:
       origin: workdir of a run (fine-tuned, probe, or pre-trained: without labels), a `.safetensors`
-        file of ours, a folder that `python -m conformer_jax.bundle` wrote, or 'pretrained:tiny'.
+        file of ours, a folder that `python -m conformer_jax.bundle` wrote, 'pretrained:tiny', or
+        'hf:owner/name' for such a folder on the Hugging Face Hub (the extra `hub`).
 
     Raises:
       UserError: there is nothing there, or it is damaged; in one line.
@@ -15,3 +16,10 @@ def load(origin):
     from conformer_jax.inference import model
 
     return model.load(origin)
+
+
+def device() -> str:
+    """Which device JAX computes on, in a sentence; it says so where it fell back to the CPU."""
+    from conformer_jax.command import device
+
+    return device.describe()

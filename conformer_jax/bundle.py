@@ -41,6 +41,7 @@ def _bundle(args) -> int:
         title=folder.resolve().name,
         licence=args.licence,
         figures=_figures(pathlib.Path(args.model)),
+        heard=_heard(args.model),
     )
     bundle.write(folder, *found, card, overwrite=args.overwrite)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -67,17 +68,49 @@ def _figures(workdir) -> dict[str, str]:
     }
 
 
+def _heard(model) -> dict[str, str]:
+    """Which clips it was trained on, by the record of the run or of the encoder's file."""
+    from conformer_jax.errors import UserError
+    from conformer_jax.training import clips
+
+    try:
+        known = clips.of_encoder(model)
+    except UserError:  # a file that is no encoder's
+        known = None
+    if known is None:
+        return {"clips": "not recorded"}
+    more = "" if known.whole else ", and others of which there is no record"
+    said = {"clips": f"{len(known.clips)}, its encoder's pre-training included{more}"}
+    workdir = pathlib.Path(model)
+    record = clips.read(workdir) if workdir.is_dir() else None
+    if record is not None:
+        listing = record.listing
+        said["of its own run"] = (
+            f"{int((~listing.held_out).sum())} clips trained on, {int(listing.held_out.sum())} "
+            "held out"
+        )
+    last = _last_evaluation(workdir)
+    if last.get("heard_of"):
+        said["held-out clips that its encoder had heard before"] = (
+            f"{int(last['heard'])} of {int(last['heard_of'])}"
+            + (": its figures flatter it" if last["heard"] else "")
+        )
+    return said
+
+
 def _logged(workdir) -> dict[str, str]:
     """Of a run without labels: its last evaluation."""
+    last = _last_evaluation(workdir)
+    wanted = ("contrastive_loss", "contrastive_accuracy", "chance_accuracy")
+    return {name: f"{last[name]:.3f}" for name in wanted if isinstance(last.get(name), float)}
+
+
+def _last_evaluation(workdir) -> dict:
     from conformer_jax.training import progress
 
     file = workdir / "metrics.jsonl"
-    if not file.exists():
-        return {}
-    records = progress.read_records(file)
-    last = ([r for r in records if r.get("split") == "eval"] or [{}])[-1]
-    wanted = ("contrastive_loss", "contrastive_accuracy", "chance_accuracy")
-    return {name: f"{last[name]:.3f}" for name in wanted if isinstance(last.get(name), float)}
+    records = progress.read_records(file) if file.exists() else []
+    return ([r for r in records if r.get("split") == "eval"] or [{}])[-1]
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
+from conformer_jax.data.annotations import FORMATS
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.folder import write_manifest
+from conformer_jax.data.folder import Annotated, write_manifest
 
 _CRASHED, _INTERRUPTED = 70, 130  # as of the commands that train
 
@@ -32,9 +33,27 @@ def main(argv=None) -> int:
         help="with --folds: keep together the files that have the same value in a column of the "
         "manifest that is replaced, or in whose paths a regular expression finds the same",
     )
+    parser.add_argument(
+        "--annotations",
+        choices=FORMATS,
+        help="list the annotated parts of the recordings instead of whole files: from label tracks "
+        "of Audacity (rec.txt beside rec.wav) or selection tables of Raven; as "
+        "`python -m conformer_jax.predict --format` writes them, too",
+    )
+    parser.add_argument(
+        "--label_column",
+        default="",
+        metavar="NAME",
+        help="column of Raven's tables with the labels; default: Label, Annotation, Species, ...",
+    )
     args = parser.parse_args(argv)
+    annotated = Annotated(args.annotations, args.label_column) if args.annotations else None
     try:
-        print(write_manifest(args.folder, args.output, args.folds, args.label_from, args.group))
+        print(
+            write_manifest(
+                args.folder, args.output, args.folds, args.label_from, args.group, annotated
+            )
+        )
     except DataError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

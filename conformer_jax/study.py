@@ -20,7 +20,7 @@ from conformer_jax.command import command, overrides
 from conformer_jax.data.content import of_rows
 from conformer_jax.data.holdout import split_rows
 from conformer_jax.data.labels import usable
-from conformer_jax.data.manifest import read_manifest
+from conformer_jax.data.manifest import part_suffix, read_manifest
 from conformer_jax.errors import UserError
 
 _FIGURES = ("accuracy", "mAP")
@@ -190,7 +190,8 @@ def _pretrained(config, changes, finetune, workdir, arm):
 
 
 def _joined_paths(pretrain, finetune):
-    """The unlabelled corpus and the clips that fine-tuning trains on; none that it holds out."""
+    """The unlabelled corpus and the clips that fine-tuning trains on, none that it holds out; a
+    path, or (path, start, end), each."""
     data = finetune.data
     if not data.manifest:
         raise UserError("this arm needs --config.finetune.data.manifest, too")
@@ -205,15 +206,22 @@ def _joined_paths(pretrain, finetune):
         rows, data.manifest, data.train_folds, data.eval_folds, data.eval_share
     )
     unlabelled = of_rows(read_manifest(pretrain.data.manifest), pretrain.data.manifest)
-    unheard = {row.content for row in held_out}  # under another name, too
-    return list(dict.fromkeys(row.path for row in unlabelled + kept if row.content not in unheard))
+    unheard = {digest for row in held_out for digest in (row.content, row.whole)}  # by any name
+    return list(
+        dict.fromkeys(
+            (row.path, row.start, row.end) if part_suffix(row.start, row.end) else row.path
+            for row in unlabelled + kept
+            if not unheard & {row.content, row.whole}
+        )
+    )
 
 
 def _write_manifest(paths, run):
     run.mkdir(parents=True, exist_ok=True)
     path = run / "corpus.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("path",), *((p,) for p in paths)])
+        rows = [(one,) if isinstance(one, str) else one for one in paths]
+        csv.writer(file).writerows([("path", "start", "end"), *rows])
     return str(path)
 
 

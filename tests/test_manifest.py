@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_counted_with_what_would_read_it(tmp_path, capsys
     assert manifest.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "unreadable  4, see" in said
-    assert "3 .m4a: not read yet: convert with `ffmpeg -i IN OUT.flac`" in said
+    assert "3 .m4a: read with `pip install 'conformer_jax[media]'`, if it is whole" in said
     assert "1 .raw: no header" in said
     assert "texts       1, passed over" in said
 

@@ -14,6 +14,7 @@ from conformer_jax.errors import UserError
 # A crop that is resampled is read with this many samples (at the lower of the two rates) around
 # it, more than half the length of soxr's filter, so it equals the crop of the resampled file.
 _FILTER_MARGIN = 512
+END_TOLERANCE_S = 0.05  # a part may end so much beyond its file: programs round
 
 
 class DataError(UserError):
@@ -85,7 +86,9 @@ class BadAudioReport:
             writer.writerow((example_id, reason))
 
 
-def read_audio(path, sample_rate, num_samples=None, position=0.0) -> np.ndarray:
+def read_audio(
+    path, sample_rate, num_samples=None, position=0.0, *, part=(0.0, None)
+) -> np.ndarray:
     """Reads a file in any format libsndfile knows (from its content, not from its name).
 
     Args:
@@ -94,6 +97,7 @@ def read_audio(path, sample_rate, num_samples=None, position=0.0) -> np.ndarray:
       num_samples: longest result, in samples at `sample_rate`; None for the whole file.
       position: where a longer file is cropped: 0 <= position < 1 from the first possible start
         to the last, None for the middle.
+      part: start and end in s (None: the file's), if only these are the sound: as if cut out.
 
     Returns:
       float32 [n], 1 <= n <= num_samples. Of a longer file only the crop is decoded, but for formats
@@ -101,15 +105,26 @@ def read_audio(path, sample_rate, num_samples=None, position=0.0) -> np.ndarray:
 
     Raises:
       BadAudio: the file is missing, no regular file, empty, truncated, undecodable, not finite,
-        beyond 1000 times full scale, or of a rate outside 1 kHz to 1 MHz.
+        beyond 1000 times full scale, of a rate outside 1 kHz to 1 MHz, or shorter than its part.
     """
     with OpenSound(path) as sound:
         rate = sound.rate
-        first, count, offset, keep = plan_crop(
-            sound.frames, rate, sample_rate, num_samples, position
-        )
-        audio = sound.read(first, count)
+        begin, frames = _part(part, sound)
+        first, count, offset, keep = plan_crop(frames, rate, sample_rate, num_samples, position)
+        audio = sound.read(begin + first, count)
     return resample(audio, rate, sample_rate)[offset : offset + keep]
+
+
+def _part(part, sound):
+    """The first sample of a part, and how many it has."""
+    start, end = part
+    begin = round(start * sound.rate)
+    stop = sound.frames if end is None else round(end * sound.rate)
+    if begin >= sound.frames or stop > sound.frames + END_TOLERANCE_S * sound.rate:
+        seconds = sound.frames / sound.rate
+        beyond = f"begins at {start:g} s" if begin >= sound.frames else f"ends at {end:g} s"
+        raise BadAudio(f"its part {beyond}, and the file has {seconds:.3f} s")
+    return begin, max(1, min(stop, sound.frames) - begin)
 
 
 def audio_length(path) -> tuple[int, int]:

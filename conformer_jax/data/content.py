@@ -2,7 +2,8 @@
 
 A copy under another name or in another manifest has the same digest; the same sound in another
 format, or with other metadata, has not. Of a file of more than 64 KiB only eight blocks are read,
-evenly spread from the first byte to the last, which costs what opening it costs.
+evenly spread from the first byte to the last, which costs what opening it costs. The digest of a
+part of a file is made of the file's and of its times.
 """
 
 import concurrent.futures
@@ -13,6 +14,8 @@ import stat
 import threading
 
 import numpy as np
+
+from conformer_jax.data.manifest import part_suffix
 
 _BLOCK, _BLOCKS = 8192, 8
 _THREADS = 16  # files wait for disks and networks
@@ -50,7 +53,7 @@ def of_file(path) -> int | None:
 
 
 def of_rows(rows, manifest) -> list:
-    """The rows of a manifest with their `content`.
+    """The rows of a manifest with their `content` and `whole`.
 
     Digests of many files are kept in `<manifest>.digests.npz`, where its folder can be written, and
     used again for files whose size and time of change are the same.
@@ -66,15 +69,23 @@ def of_rows(rows, manifest) -> list:
         found = list(pool.map(lambda row: _one(row.path, known), rows, chunksize=64))
     if keep and any(entry and known.get(entry[0]) != entry[1:] for entry in found):
         _store(cache, [entry for entry in found if entry])
-    return [
-        row._replace(content=entry[3] if entry else of_name(row.name))
-        for row, entry in zip(rows, found, strict=True)
-    ]
+    return [_filled(row, entry) for row, entry in zip(rows, found, strict=True)]
+
+
+def _filled(row, entry):
+    times = part_suffix(row.start, row.end)
+    whole = entry[3] if entry else of_name(row.name.removesuffix(times))
+    return row._replace(content=of_name(f"{whole:016x}{times}") if times else whole, whole=whole)
 
 
 def of_source(source) -> np.ndarray:
     """uint64 [n], of every example of a Source."""
     return np.fromiter((source.content(i) for i in range(len(source))), np.uint64, len(source))
+
+
+def of_whole_files(source) -> np.ndarray:
+    """uint64 [n], of the files that the examples of a Source are parts of, or else their own."""
+    return np.fromiter((source.whole(i) for i in range(len(source))), np.uint64, len(source))
 
 
 def _starts(size):

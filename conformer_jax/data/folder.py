@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
 from conformer_jax.data.manifest import join_labels, read_records
@@ -26,7 +27,30 @@ class _Sound(NamedTuple):
     seconds: float
 
 
-def write_manifest(folder, output=None, folds=0, label_from="parent", group=None) -> str:
+class _Clip(NamedTuple):
+    """A row: a sound or, where `end` is one, a part of it from start to end (s)."""
+
+    sound: _Sound
+    labels: tuple[str, ...]
+    start: float = 0.0
+    end: float | None = None
+
+    @property
+    def seconds(self):
+        return self.sound.seconds if self.end is None else self.end - self.start
+
+
+class Annotated(NamedTuple):
+    """Labels are those of annotations beside the recordings. form: of annotations.FORMATS;
+    column: with the labels of selection tables, '' for a usual one."""
+
+    form: str
+    column: str = ""
+
+
+def write_manifest(
+    folder, output=None, folds=0, label_from="parent", group=None, annotated=None
+) -> str:
     """Writes a manifest of the audio below `folder`; returns a summary to print.
 
     Files whose headers cannot be read go to a second CSV (path, reason) beside `output`; hidden
@@ -41,6 +65,8 @@ def write_manifest(folder, output=None, folds=0, label_from="parent", group=None
         first below `folder`, '2', the second, and so on, or 'none'.
       group: files of one group come to lie in one fold. A column of the CSV that is replaced, or a
         regular expression for `name`s. It is written as a column, 'group' in the latter case.
+      annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
+        whole files.
 
     Raises:
       DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
@@ -53,18 +79,13 @@ def write_manifest(folder, output=None, folds=0, label_from="parent", group=None
     by_extension = collections.Counter(
         path.suffix.lower() or "no extension" for path, _ in unreadable if path not in set(texts)
     )
-    labels = [_label(sound.folders, label_from) for sound in sounds]
-    columns, grouped = ["path", "label", "fold", "duration_s"], [None] * len(sounds)
-    if group and sounds:
-        column, grouped = _groups(group, output, [sound.name for sound in sounds])
-        columns.append(column)
-    dealt = [""] * len(sounds)
-    if folds and sounds:
-        dealt = deal([sound.name for sound in sounds], labels, grouped, folds)
-    rows = [
-        [s.name, join_labels([label] if label else []), fold, f"{s.seconds:.3f}", of_group or ""]
-        for s, label, fold, of_group in zip(sounds, labels, dealt, grouped, strict=True)
-    ]
+    tables, told = 0, []
+    if annotated:
+        clips, tables, told = _annotated_parts(folder, output, sounds, annotated)
+    else:
+        clips = [_Clip(s, tuple(filter(None, [_label(s.folders, label_from)]))) for s in sounds]
+    labels = [_first(clip) for clip in clips]
+    columns, rows, dealt, grouped = _table(clips, output, folds, group)
     reasons = [(_spelled(path, output.parent), reason) for path, reason in unreadable]
     if reasons:
         _replace(unreadable_list, ("path", "reason"), reasons)
@@ -76,16 +97,73 @@ def write_manifest(folder, output=None, folds=0, label_from="parent", group=None
         what = f"{kinds}; " if kinds else ""
         why = f"; {what}what it contains is listed in {unreadable_list}" if unreadable else ""
         raise DataError(f"{folder} contains no readable audio{why}")
-    _replace(output, columns, [row[: len(columns)] for row in rows])
+    _replace(output, columns, rows)
 
     lines = [
         f"Wrote {output}",
-        *_contents(sounds, labels, label_from),
-        *_left_out(folder, found, by_extension, len(texts), unreadable_list),
+        *(told or _contents(sounds, labels, label_from)),
+        *_left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
         *(_folds(folds, labels, dealt, grouped) if folds else ()),
-        *_next(output, len(set(labels) - {""}), folds),
+        *_next(output, len({label for clip in clips for label in clip.labels}), folds),
     ]
     return "\n".join(lines)
+
+
+def _table(clips, output, folds, group):
+    """Columns and rows of the manifest; the fold and the group of each."""
+    columns, names = ["path", "label", "fold", "duration_s"], [clip.sound.name for clip in clips]
+    dealt, grouped = [""] * len(clips), [None] * len(clips)
+    parts = any(clip.end is not None for clip in clips)
+    columns += ["start", "end"] if parts else []
+    if group and clips:
+        column, grouped = _groups(group, output, names)
+        columns.append(column)
+    if folds and clips:
+        together = grouped
+        if parts:
+            together = [of or name for of, name in zip(grouped, names, strict=True)]
+        dealt = deal(names, [_first(clip) for clip in clips], together, folds)
+    rows = []
+    for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
+        row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
+        row += [f"{clip.start:.6f}", f"{clip.end:.6f}"] if parts else []
+        rows.append([*row, of_group or ""][: len(columns)])
+    return columns, rows, dealt, grouped
+
+
+def _first(clip):
+    """The label that a clip counts for."""
+    return next(iter(clip.labels), "")
+
+
+def _annotated_parts(folder, output, sounds, annotated):
+    """The annotated parts of sounds, how many files of annotations, and what is to be said."""
+    paths = [Path(os.path.normpath(output.parent / sound.name)) for sound in sounds]
+    read = read_beside(paths, [s.seconds for s in sounds], annotated.form, annotated.column)
+    clips = [_Clip(sounds[p.sound], p.labels, p.start, p.end) for p in read.parts]
+    if sounds and not clips:
+        why = "; ".join(f"{len(at)} {reason}" for reason, at in read.skipped.items())
+        raise DataError(
+            f"{folder} contains no annotated recording ({read.tables} files of annotations"
+            + (f", lines: {why}" if why else "")
+            + "): they lie beside the recordings, as rec.txt beside rec.wav"
+        )
+    classes = sorted({label for clip in clips for label in clip.labels})
+    of = len({clip.sound.name for clip in clips})
+    hours = sum(clip.seconds for clip in clips) / 3600
+    several = sum(len(clip.labels) > 1 for clip in clips)
+    told = [f"  parts       {len(clips)}, {hours:.2f} h, of {of} recordings"]
+    if of < len(sounds):
+        told.append(f"  left out    {len(sounds) - of} recordings without annotations")
+    told += [f"  skipped     {len(at)} lines {why}: {at[0]}" for why, at in read.skipped.items()]
+    if at := read.overlapping:
+        told.append(f"  overlapping {len(at)} parts, in which another label is heard, too: {at[0]}")
+    if several:
+        told.append(
+            f"  several     {several} parts have more than one label: train with "
+            "--config.classifier.multi_label=True"
+        )
+    return clips, read.tables, [*told, f"  classes     {len(classes)}: {_some(classes)}"]
 
 
 def _check(folder, output, folds, label_from, group):

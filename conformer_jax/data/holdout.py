@@ -108,9 +108,13 @@ def _split_by_share(rows, manifest, share):
     So the side of a clip follows from the clip alone: in another manifest, under another name, with
     and without labels it is the same, and copies lie together. Of a hundred clips about a hundred
     times `share` are held out, not exactly. Where that would be none the lowest is held out, and
-    where it would be all the highest is trained on: of few clips that is then no longer so.
+    where it would be all the highest is trained on: of few clips that is then no longer so. Parts
+    of a file lie where the file lies, unless there is one file alone.
     """
-    contents = [of_name(row.name) if row.content is None else row.content for row in rows]
+    contents = [_of_file(row) for row in rows]
+    if len(rows) > 1 and len(set(contents)) == 1 and any(row.content != row.whole for row in rows):
+        _say_one_file(str(manifest))
+        contents = [row.content for row in rows]
     below = [content < share * 2.0**64 for content in contents]
     if len(rows) < 2 or not 0 <= share < 1:
         raise DataError(_nothing_left(manifest, share, len(rows)))
@@ -124,6 +128,20 @@ def _split_by_share(rows, manifest, share):
         [row for row, down in zip(rows, below, strict=True) if not down],
         [row for row, down in zip(rows, below, strict=True) if down],
     )
+
+
+@functools.cache
+def _say_one_file(manifest):
+    logging.warning(
+        "WARNING %s has parts of one recording alone: some of them are held out, which are easier "
+        "than another recording",
+        manifest,
+    )
+
+
+def _of_file(row):
+    content = row.content if row.whole is None else row.whole
+    return of_name(row.name) if content is None else content
 
 
 def say_labels_not_held_out(split: Split) -> None:

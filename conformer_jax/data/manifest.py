@@ -1,13 +1,16 @@
 """Manifests: which files there are, and their labels and folds.
 
-A manifest is a CSV file (UTF-8) with the columns path[,label][,fold] and any others, which are
-ignored. ',', ';' or a tab separates the columns, which of them the first line tells. Paths are
-relative to the CSV. Several labels are separated by ';'; a ';' that belongs to a label is written
-'\\;' and a '\\' before ';' or '\\' is written twice (`join_labels`, `split_labels`).
+A manifest is a CSV file (UTF-8) with the columns path[,label][,fold][,start][,end] and any others,
+which are ignored. ',', ';' or a tab separates the columns, which of them the first line tells.
+Paths are relative to the CSV. Several labels are separated by ';'; a ';' that belongs to a label is
+written '\\;' and a '\\' before ';' or '\\' is written twice (`join_labels`, `split_labels`). With
+`start` or `end` (s) a row is a part of its file, a clip of its own; where one of them is empty, the
+part begins or ends as the file does.
 """
 
 import csv
 import difflib
+import math
 import os
 import re
 from typing import NamedTuple
@@ -16,13 +19,16 @@ from conformer_jax.data.audio import DataError
 
 
 class Row(NamedTuple):
-    """One file of a manifest."""
+    """One file of a manifest, or a part of one."""
 
     path: str  # absolute
     labels: tuple[str, ...]  # () where there is none
     fold: str  # '' where there is none
-    name: str  # the path as the manifest writes it: the example's id
-    content: int | None = None  # content.py: digest of what the file holds, where it was looked at
+    name: str  # the example's id: the path as the manifest writes it, of a part with '#t=start,end'
+    content: int | None = None  # content.py: digest of what the clip is, where it was looked at
+    start: float = 0.0  # s
+    end: float | None = None  # s; None: the file's
+    whole: int | None = None  # digest of the whole file
 
 
 def read_manifest(path) -> list[Row]:
@@ -31,7 +37,8 @@ def read_manifest(path) -> list[Row]:
     But for a path that begins or ends with a space: the space counts where there is such a file.
 
     Raises DataError: no such file, not a UTF-8 CSV, no `path` column, no rows, a quote that is not
-    closed, more fields than columns, an empty path or one that occurs twice.
+    closed, more fields than columns, an empty path or one that occurs twice (with the same start
+    and end), or times that are none.
     """
     folder = os.path.dirname(os.path.abspath(path))
     rows, lines = [], {}
@@ -40,14 +47,17 @@ def read_manifest(path) -> list[Row]:
         if not name:
             raise DataError(f"{path}, line {line}: the path is empty")
         full = os.path.normpath(os.path.join(folder, name))
-        if full in lines:
+        start, end = _times(record, f"{path}, line {line}")
+        name += part_suffix(start, end)
+        if (full, start, end) in lines:
             raise DataError(
-                f"{path}, line {line}: {name} occurs already on line {lines[full]}; remove one of "
-                "the two"
+                f"{path}, line {line}: {name} occurs already on line "
+                f"{lines[full, start, end]}; remove one of the two"
             )
-        lines[full] = line
+        lines[full, start, end] = line
         labels = split_labels(record.get("label") or "")
-        rows.append(Row(full, labels, (record.get("fold") or "").strip(), name))
+        fold = (record.get("fold") or "").strip()
+        rows.append(Row(full, labels, fold, name, start=start, end=end))
     if not rows:
         raise DataError(f"{path} lists no files: add a line per file below the column names")
     return rows
@@ -97,6 +107,38 @@ def split_labels(text) -> tuple[str, ...]:
 def join_labels(labels) -> str:
     """A field of the column `label`, from which `split_labels` gives the same labels again."""
     return ";".join(re.sub(r"([\\;])", r"\\\1", label) for label in labels)
+
+
+def part_suffix(start, end) -> str:
+    """What follows the path in the name of a part from `start` to `end` (None: the file's end) in
+    s, as addresses of parts on the web are written; '' of a whole file."""
+    if not start and end is None:
+        return ""
+    return f"#t={_seconds(start)}" + ("" if end is None else f",{_seconds(end)}")
+
+
+def _seconds(value):
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def _times(record, where):
+    """The start and the end of a row."""
+    found = []
+    for column, default in (("start", 0.0), ("end", None)):
+        text = (record.get(column) or "").strip()
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = math.nan
+        if value is not None and not 0 <= value < math.inf:
+            raise DataError(f"{where}: {column} is '{text}': seconds from the file's beginning on")
+        found.append(value)
+    start, end = found
+    if end is not None and end <= start:
+        raise DataError(
+            f"{where}: it ends at {end:g} s and begins at {start:g} s: mend one of both"
+        )
+    return start, end
 
 
 def _separator(first_line) -> str:

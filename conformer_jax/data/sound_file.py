@@ -7,6 +7,7 @@ import stat
 import numpy as np
 import soundfile
 
+from conformer_jax.data import media_file
 from conformer_jax.data.decoder_lines import silence_decoders
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
@@ -101,6 +102,8 @@ class OpenSound:
             raise BadAudio(f"cannot be read: {e.strerror or e}") from None
         except soundfile.LibsndfileError as e:
             raise BadAudio(f"cannot be decoded: {_detail(e)}") from None
+        except media_file.MediaError as e:
+            raise BadAudio(f"cannot be decoded: {e}") from None
         if found < count:
             raise BadAudio(f"truncated: {first + found} of {self.frames} samples")
         if is_cut:
@@ -160,7 +163,7 @@ def _open_regular(path) -> int:
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def _decoder(descriptor) -> _SoundFile:
+def _decoder(descriptor) -> "_SoundFile | media_file.MediaFile":
     start = os.pread(descriptor, 4, 0) if hasattr(os, "pread") else b""
     if start[:2] == b"\xf0\x7e" and start[3:] == b"\x01":
         _check_dump(descriptor)
@@ -170,7 +173,21 @@ def _decoder(descriptor) -> _SoundFile:
         # By descriptor: given a name, libsndfile and soundfile trust some extensions blindly.
         return _SoundFile(descriptor, closefd=False)
     except soundfile.LibsndfileError as e:
+        if media_file.begins_like_one(_start(descriptor)):
+            return _media(descriptor)
         raise BadAudio(f"not audio or unknown format: {_detail(e)}") from None
+
+
+def _start(descriptor) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 12)
+
+
+def _media(descriptor):
+    try:
+        return media_file.MediaFile(descriptor)
+    except media_file.MediaError as e:
+        raise BadAudio(str(e)) from None
 
 
 def _check_dump(descriptor) -> None:

@@ -28,6 +28,10 @@ class Source:
         """64 bits of what the clip is, the same for the same clip wherever it is listed."""
         return of_name(self.example_id(i))
 
+    def whole(self, i) -> int:
+        """`content` of the file that the clip is a part of; its own where it is none."""
+        return self.content(i)
+
     def labels(self, i) -> tuple[int, ...]:
         """Indices into `label_names`; () where the example has none."""
         raise NotImplementedError
@@ -61,13 +65,19 @@ class ManifestSource(Source):
         content = self._rows[i].content
         return super().content(i) if content is None else content
 
+    def whole(self, i):
+        whole = self._rows[i].whole
+        return self.content(i) if whole is None else whole
+
     def labels(self, i):
         if not self._index:
             return ()
         return tuple(self._index[name] for name in self._rows[i].labels)
 
     def read(self, i, num_samples, position):
-        return read_audio(self._rows[i].path, self.sample_rate, num_samples, position)
+        row = self._rows[i]
+        part = row.start, row.end
+        return read_audio(row.path, self.sample_rate, num_samples, position, part=part)
 
 
 class TfdsSource(Source):
@@ -162,6 +172,9 @@ class Subset(Source):
 
     def content(self, i):
         return self._source.content(int(self._indices[i]))
+
+    def whole(self, i):
+        return self._source.whole(int(self._indices[i]))
 
     def labels(self, i):
         if self._new is None:

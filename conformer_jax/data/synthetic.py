@@ -169,6 +169,9 @@ class SyntheticSource:
     def content(self, i: int) -> int:
         return of_name(self.example_id(i))
 
+    def whole(self, i: int) -> int:
+        return self.content(i)
+
     def labels(self, i: int) -> tuple[int, ...]:
         """Sorted classes of clip `i`, without rendering it; () for pre-training."""
         labels = clip_labels(

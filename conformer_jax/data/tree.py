@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 # What becomes of files that libsndfile does not read, by extension.
 _BY_ADVICE = {
-    "not read yet: convert with `ffmpeg -i IN OUT.flac`": """
-        .3gp .aac .ac3 .alac .amr .ape .asf .avi .dsf .dts .flv .m4a .m4b .mka .mkv .mov .mp4 .mpc
-        .mpg .ra .spx .tta .webm .wma .wmv .wv""",
+    "read with `pip install 'conformer_jax[media]'`, if it is whole": """
+        .3gp .aac .ac3 .amr .ape .asf .avi .flv .m4a .m4b .mka .mkv .mov .mp4 .tta .webm .wma .wmv
+        .wv""",
+    "not read: convert with `ffmpeg -i IN OUT.flac`": """
+        .alac .dsf .dts .mpc .mpg .ra .spx""",
     "no header: `ffmpeg -f s16le -ar RATE -ac CHANNELS -i IN OUT.flac`, if 16-bit": """
         .pcm .raw .sw .vox""",
     "an archive: unpack it": ".7z .gz .rar .tar .tgz .zip",

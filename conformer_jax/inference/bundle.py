@@ -71,15 +71,35 @@ def write(folder, meta: dict, tensors: dict, card: str, *, overwrite: bool = Fal
         config = {_KEY: FORMAT, "sha256": _sha256(path), **meta}
         (temporary / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
         (temporary / _CARD).write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        _put(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = None) -> str:
+def _put(temporary, folder):
+    """Moves a folder to its place; what was there stays until that is done, whatever happens."""
+    aside = folder.with_name(folder.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)  # of a kill
+    if folder.exists():
+        os.replace(folder, aside)
+    try:
+        os.replace(temporary, folder)
+    except BaseException:
+        if aside.exists():
+            os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def card(
+    meta: dict,
+    *,
+    title: str,
+    licence: str = "",
+    figures: dict | None = None,
+    heard: dict | None = None,
+) -> str:
     """The model card: YAML front matter, and what is known of the model.
 
     Args:
@@ -87,6 +107,7 @@ def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = No
       title: of the card.
       licence: identifier of the weights' licence; '' leaves it to be filled in.
       figures: of the held-out clips, by name.
+      heard: what is known of the clips that it was trained on, by name.
     """
     config, labels = fields.with_defaults(meta["config"]), meta["label_names"]
     features, encoder = config["features"], config["conformer"]
@@ -116,11 +137,13 @@ def card(meta: dict, *, title: str, licence: str = "", figures: dict | None = No
         lines += ["", "## Figures", "", "On the held-out clips of its run, one split:", ""]
         lines += ["| figure | value |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in figures.items()]
+    lines += ["", "## What it has heard", ""]
+    lines += [f"- {name}: {value}" for name, value in (heard or {"clips": "not recorded"}).items()]
     lines += [
         "",
         "## To be filled in",
         "",
-        "What it was trained on, its licence, what it cannot do.",
+        "Where its training sounds come from, its licence, what it cannot do.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ import numpy as np
 from conformer_jax import fields
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation.probe import Neighbours
-from conformer_jax.inference import bundle
+from conformer_jax.inference import bundle, hub
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
@@ -37,20 +37,29 @@ def find(origin) -> Trained:
       UserError: there is nothing, or it is damaged.
     """
     name = str(origin)
+    if name.startswith(hub.PREFIX):
+        folder = hub.fetch(name)
+        if not bundle.is_one(folder):
+            raise UserError(f"{name} is no bundle: `python -m conformer_jax.bundle` writes them")
+        return _of_bundle(folder)
     path = pathlib.Path(name)
     if name.startswith(encoder_file.PREFIX) or name.endswith(encoder_file.SUFFIX):
         return _of_file(_named(name))
     if not path.exists():
         raise UserError(
-            f"there is no {name}: give the workdir of a run, a bundle, a .safetensors file or "
-            f"'pretrained:tiny'"
+            f"there is no {name}: give the workdir of a run, a bundle, a .safetensors file, "
+            f"'pretrained:tiny' or 'hf:owner/name'"
         )
     if not path.is_dir():
         raise UserError(f"{name} is neither a folder nor a .safetensors file")
     if bundle.is_one(path):
-        bundle.check(path)
-        return Trained(*model_file.load(path / model_file.NAME, shapes_of))
+        return _of_bundle(path)
     return _of_workdir(path)
+
+
+def _of_bundle(path):
+    bundle.check(path)
+    return Trained(*model_file.load(path / model_file.NAME, shapes_of))
 
 
 def _named(name):

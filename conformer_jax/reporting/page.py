@@ -1,6 +1,6 @@
 """The report's page: its sections in order."""
 
-from conformer_jax.reporting import classes, document, mistakes, studies, training
+from conformer_jax.reporting import classes, document, mistakes, reliability, studies, training
 from conformer_jax.reporting.document import Section
 from conformer_jax.reporting.markup import details, join, table, tag
 
@@ -34,6 +34,8 @@ def run_section(run, num_mistakes: int) -> Section:
         matrix = classes.confusion_matrix(run.predictions.label_names, counts, several=several)
         parts.append(Section("Classes", classes.average_precisions(run.predictions)))
         parts.append(Section("Confusions", matrix))
+        told = reliability.section(run.predictions, multi_label=_multi_label(run, several))
+        parts.append(Section("Probabilities", told))
         if num_mistakes:
             parts.append(_mistakes(mistakes.worst(run, num_mistakes)))
     if run.bad_audio:
@@ -41,6 +43,14 @@ def run_section(run, num_mistakes: int) -> Section:
         files = details(f"{len(run.bad_audio)} files", listed)
         parts.append(Section("Files that could not be read", files))
     return Section(run.name, join(training.facts(run), training.left_out(run)), tuple(parts))
+
+
+def _multi_label(run, several):
+    """As the run was configured; as its clips are where that cannot be read."""
+    try:
+        return bool(run.config.classifier.multi_label)
+    except (AttributeError, KeyError):
+        return several
 
 
 def study_sections(study, num_mistakes: int) -> list[Section]:

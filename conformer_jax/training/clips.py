@@ -200,7 +200,7 @@ def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
     if not config.init_from:
         return {}
     refuse = config.data.refuse_heard
-    found = () if encoder is None else np.flatnonzero(encoder.has(content.of_source(held_out)))
+    found = () if encoder is None else np.flatnonzero(_has(encoder, held_out))
     # None found in a record with gaps says nothing.
     if encoder is None or not (encoder.whole or len(found)):
         if refuse:
@@ -224,6 +224,12 @@ def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
         raise UserError(f"config.data.refuse_heard: {told}")
     logging.warning("WARNING %s", told)
     return {"heard": len(found), "heard_of": len(held_out)}
+
+
+def _has(encoder, source):
+    """Who has heard a whole file has heard its parts."""
+    own, whole = content.of_source(source), content.of_whole_files(source)
+    return encoder.has(own) | encoder.has(whole)
 
 
 @functools.cache  # once, however many folds there are

@@ -76,10 +76,12 @@ def test_one_sample_is_heard(loaded):
 
 
 def test_what_cannot_be_tagged_is_refused_in_words(loaded, tmp_path):
+    (tmp_path / "text.wav").write_text("no sound at all")
     for call, said in (
         (lambda: conformer_jax.load("pretrained:tiny").tag(noise(1), RATE), "has no labels"),
         (lambda: loaded.tag(noise(1)), "without a rate"),
         (lambda: loaded.tag(tmp_path / "no.wav"), "file not found"),
+        (lambda: loaded.tag(tmp_path / "text.wav"), "text.wav: not audio"),
         (lambda: loaded.tag(noise(1), RATE, window_s=0), "window"),
         (lambda: loaded.tag(noise(1), RATE, hop_s=2), "hop"),
         (lambda: conformer_jax.load("pretrained:huge"), "there is tiny"),
@@ -187,3 +189,23 @@ def test_a_bundle_is_the_model_and_is_read_strictly(loaded, tmp_path):
     with pytest.raises(UserError, match="choose another"):
         bundle.write(folder, *toy(), card, overwrite=True)
     assert (folder / "mine.txt").exists()
+
+
+def test_a_bundle_that_cannot_be_replaced_is_kept(toy_file, tmp_path, monkeypatch):
+    folder = tmp_path / "b"
+    bundle.write(folder, *toy(), "one")
+    replace = bundle.os.replace
+
+    def broken(source, target):
+        if str(source).endswith(".tmp") and target == folder:
+            raise OSError("no")
+        replace(source, target)
+
+    monkeypatch.setattr(bundle.os, "replace", broken)
+    with pytest.raises(OSError, match="no"):
+        bundle.write(folder, *toy(), "two", overwrite=True)
+    assert (folder / "README.md").read_text() == "one"
+    monkeypatch.setattr(bundle.os, "replace", replace)
+    bundle.write(folder, *toy(), "two", overwrite=True)
+    assert (folder / "README.md").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
