@@ -22,18 +22,25 @@ def usable(rows, manifest, multi_label, unlabelled):
       multi_label: config.classifier.multi_label: no label is an answer, too.
       unlabelled: config.data.unlabelled.
     """
-    labelled = [row for row in rows if row.labels]
-    if without := len(rows) - len(labelled):
-        if multi_label and unlabelled == "negatives":
+    found = used(rows, multi_label, unlabelled)
+    if without := sum(not row.labels for row in rows):
+        if len(found) == len(rows):
             logging.info(
                 "%s: %d files without a label are negatives of every class "
                 "(--config.data.unlabelled=skip leaves them out)",
                 manifest,
                 without,
             )
-            return rows
-        logging.info("%s: %d files without a label skipped", manifest, without)
-    return labelled
+        else:
+            logging.info("%s: %d files without a label skipped", manifest, without)
+    return found
+
+
+def used(rows, multi_label, unlabelled):
+    """The same without a word."""
+    if multi_label and unlabelled == "negatives":
+        return rows
+    return [row for row in rows if row.labels]
 
 
 def check_names(found, known, where) -> None:

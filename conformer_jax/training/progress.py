@@ -154,9 +154,13 @@ class Log:
         """The newest record of a split, {} where there is none."""
         return next((r for r in reversed(self._records) if r["split"] == split), {})
 
-    def digest(self) -> str:
-        """Of all records so far; goes into the checkpoint, which then knows what belongs to it."""
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+    def digest(self, unevaluated: int | None = None) -> str:
+        """Of all records so far; goes into the checkpoint, which then knows what belongs to it.
+
+        Without evaluations of the step `unevaluated`, which are made again where one was cut off.
+        """
+        kept = (r for r in self._records if r["step"] != unevaluated or r["split"] == "train")
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import soundfile
 from configs import base
 from conformer_jax.data import sources
 from conformer_jax.data.audio import read_audio
+from conformer_jax.data.content import of_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sources import (
     BadAudio,
@@ -423,6 +424,19 @@ def test_a_tfds_split(tfds_dir):
     assert seen == set(range(12))
     assert len(source.read(0, 600, 0.7)) == 600
     assert source.example_id(3) == "tiny_sounds/train/3"
+
+
+def test_an_example_is_known_again_in_a_slice_of_its_split(tfds_dir):
+    whole = TfdsSource("tiny_sounds", "train", tfds_dir, RATE)
+    contents = [whole.content(i) for i in range(12)]
+    assert contents == [of_name(whole.example_id(i)) for i in range(12)]  # as it always was
+    for split, expected in (("train[25%:]", range(3, 12)), ("test[1:]+train[:5]", range(5))):
+        part = TfdsSource("tiny_sounds", split, tfds_dir, RATE)
+        of_train = [(i, part.content(i)) for i in range(len(part)) if part.content(i) in contents]
+        assert [contents.index(found) for _, found in of_train] == list(expected)
+        for i, found in of_train:
+            same = whole.read(contents.index(found), 10**6, 0.0)
+            np.testing.assert_array_equal(part.read(i, 10**6, 0.0), same)
 
 
 def test_tfds_splits_by_config(tfds_dir):
