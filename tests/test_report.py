@@ -111,6 +111,14 @@ def test_every_section_has_a_heading_and_is_in_the_contents(elements):
     assert names.count("Use of the codebook") == 1  # the linear target has no codebook
 
 
+def test_what_flatters_the_figures_is_said(elements):
+    said = [text for _, text in elements.of("dd") + elements.of("p")]
+    assert "3 of 11: these figures flatter it" in said
+    assert "2: these figures flatter the model" in said
+    assert "The encoder has heard 4 of the 6 clips: these figures flatter it." in said
+    assert any(text.startswith("1 held-out clips are trained on, too") for text in said)
+
+
 def test_what_comes_from_data_is_escaped(text, elements):
     assert written.EVIL not in text
     assert "<script>alert" not in text

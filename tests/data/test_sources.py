@@ -539,3 +539,24 @@ def test_the_report_counts_across_threads(tmp_path):
         thread.join()
     assert report.num_bad == 20
     assert len(listed(tmp_path / "bad.csv")) == 21
+
+
+def test_a_list_of_bad_audio_that_is_damaged_is_named_and_begun_anew(tmp_path, caplog):
+    file = tmp_path / "bad_audio.csv"
+    for content in (b"\xff\x00\xfe", b"path,reason\n\x80" * 3, b'"' + 200_000 * b"x", b"path\na\n"):
+        caplog.clear()
+        file.write_bytes(content)
+        report = BadAudioReport(file, 0.5)
+        (record,) = caplog.records
+        assert f"{file} is damaged" in record.message
+        assert "\n" not in record.message
+        report.bad("odd \udce9.wav", "empty")  # a name that is no text
+        report.bad("b.wav", "empty, too")
+    caplog.clear()
+    again = BadAudioReport(file, 0.5)
+    again.bad("odd \udce9.wav", "empty")
+    assert caplog.text == ""
+    lines = file.read_bytes().splitlines()
+    assert lines == [b"path,reason", b"odd \xe9.wav,empty", b'b.wav,"empty, too"']
+    again.forget()
+    assert file.read_bytes().splitlines() == lines[:2]
