@@ -84,7 +84,7 @@ def _folds_of(config):
     rows = read_manifest(manifest)
     used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
     if without := sum(not row.fold for row in used):
-        logging.warning("WARNING %d clips have no fold: they are left out", without)
+        logging.warning("WARNING %d clip(s) without a fold are left out", without)
     labelled = [row for row in used if row.labels] or used
     folds = sorted({row.fold for row in labelled if row.fold})
     if len(folds) < 2:

@@ -283,4 +283,4 @@ def test_negatives_in_a_fold_of_their_own_are_trained_on(validated, monkeypatch,
     cross_validate.cross_validate(config, tmp_path / "cv")
     assert seen == [(("1",), ("2", "3")), (("2",), ("1", "3"))]
     assert "no clip has a label in fold 3: always trained on" in caplog.text
-    assert "1 clips have no fold" in caplog.text
+    assert "1 clip(s) without a fold are left out" in caplog.text

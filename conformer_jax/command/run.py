@@ -77,7 +77,8 @@ def with_control(config, workdir, prepared=None, embeddings=None):
     if config.compare_with_scratch and config.init_from:
         control = result.config.copy_and_resolve_references()
         control.update(name=config.name + "_scratch", init_from="", compare_with_scratch=False)
-        logging.info("now the same from scratch, for comparison")
+        how = "from scratch" if config.task == "finetune" else "with an encoder never trained"
+        logging.info("now the same %s, for comparison", how)
         scratch = evaluate(control, pathlib.Path(workdir) / "scratch", result.program)
         same = "same budget" if config.task == "finetune" else done
         rows.append((f"from scratch, {same}", scratch.held_out))

@@ -81,11 +81,10 @@ def known_classes(train, held_out, *, chosen: bool) -> np.ndarray:
     unknown = np.flatnonzero((trained == 0) & (heard > 0))
     if len(unknown):
         logging.warning(
-            "WARNING %d labels are held out and never trained on (%s): their %d clips cannot be "
-            "right; the figures are given without them, too",
-            len(unknown),
-            _listed(names[c] for c in unknown),
+            "WARNING %d held-out clip(s) cannot be right: no clip to train on has the label(s) "
+            "%s; the figures are given without them, too",
             heard[unknown].sum(),
+            _listed(names[c] for c in unknown),
         )
     single = np.flatnonzero(trained == 1)
     if not chosen and 2 * len(single) > (trained > 0).sum():

@@ -259,7 +259,11 @@ def _heard(config, encoder, held_out):
 
 @functools.cache  # once, however many folds there are
 def _say_unknown(origin):
-    logging.info("what the encoder of %s has heard is not recorded", origin)
+    logging.info(
+        "%s does not say which clips its encoder has heard, so whether held-out ones are among "
+        "them is not checked: nothing to do, unless it was pre-trained on these recordings",
+        origin,
+    )
 
 
 def write(workdir, known: Known, train) -> None:
