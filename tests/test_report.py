@@ -111,6 +111,15 @@ def test_every_section_has_a_heading_and_is_in_the_contents(elements):
     assert names.count("Use of the codebook") == 1  # the linear target has no codebook
 
 
+def test_the_worst_pairs_of_160_classes_are_named():
+    names, counts = [f"kind {c}" for c in range(160)], 5 * np.eye(160, dtype=np.int64)
+    counts[7, 9], counts[150, 2] = 3, 2
+    drawn = Elements(str(classes.confusion_matrix(names, counts, several=False)))
+    assert [text for _, text in drawn.of("th")][-2:] == ["kind 7", "kind 150"]
+    cells = ["kind 9", "3", "38\u00a0%", "kind 2", "2", "29\u00a0%"]
+    assert [text for _, text in drawn.of("td")] == cells
+
+
 @pytest.mark.parametrize("size", [1e-7, 2.5e-4, 0.12345, 1.0, 4321.0, 1e5, 3.3e9])
 @pytest.mark.parametrize("percent", [False, True])
 def test_no_label_of_an_axis_is_clipped(size, percent):

@@ -169,8 +169,7 @@ def _axes(chart, scale):
         past = at
         parts.append(tag("line", class_="tick", x1=at, x2=at, y1=floor, y2=floor + 4))
         text = _x_text(x, True) if chart.percent else _short(x)
-        middle = round(min(at, WIDTH - len(text) * _LETTER / 2), 1)
-        parts.append(tag("text", text, x=middle, y=floor + 16, text_anchor="middle"))
+        parts.append(tag("text", text, x=at, y=floor + 16, text_anchor="middle"))
     parts.append(tag("line", class_="axis", x1=_LEFT, x2=right, y1=floor, y2=floor))
     middle = (_LEFT + right) / 2
     parts.append(tag("text", chart.x_name, x=middle, y=HEIGHT - 4, text_anchor="middle"))
