@@ -27,7 +27,9 @@ def replaced(directory, step):
 def settle_replaced(directory):
     """Ends what a replacement began: the former checkpoint goes where the new one is whole, and
     comes back where it is not. Nothing may be under way."""
-    for former in directory.parent.glob("replaced_checkpoint_*"):
+    if not directory.is_dir():  # deleted, to begin again
+        return
+    for former in directory.parent.glob("replaced_checkpoint_[0-9]*"):
         place = directory / former.name.rpartition("_")[2]
         if place.is_dir():  # Orbax gives it this name when it is whole
             shutil.rmtree(former)
