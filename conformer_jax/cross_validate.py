@@ -16,6 +16,7 @@ import pathlib
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
+from conformer_jax.data import labels
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
@@ -48,39 +49,56 @@ def cross_validate(config, workdir) -> dict:
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
-    rows = read_manifest(config.data.manifest)
-    rows = [row for row in rows if row.labels] or rows  # the others are not evaluated on
-    folds = sorted({row.fold for row in rows if row.fold})
-    if without := sum(not row.fold for row in rows):
-        logging.warning("WARNING %d clips have no fold: they are left out", without)
-    if len(folds) < 2:
-        raise UserError(
-            f"{config.data.manifest} has {len(folds)} fold(s), two are the least: fill its column "
-            f"'fold', or let `python -m conformer_jax.manifest DIR --folds=5` do it"
-        )
+    folds, only_negatives = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
-    heard = {"heard": 0, "heard_of": 0}
+    counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
         logging.info("fold %s (%d of %d)", fold, i + 1, len(folds))
         one = config.copy_and_resolve_references()
         one.name = f"{config.name}_{folder_name(fold)}"
         one.data.update(
-            train_folds=tuple(other for other in folds if other != fold), eval_folds=(fold,)
+            train_folds=tuple(other for other in folds + only_negatives if other != fold),
+            eval_folds=(fold,),
         )
         rows, compiled = run.with_control(one, workdir / folder_name(fold), compiled, embeddings)
-        for count in heard:
-            heard[count] += int(rows[0][1].get(count, 0))
+        for count in counts:
+            counts[count] += int(rows[0][1].get(count, 0))
         for name, record in rows:
             figures = {f: record[f] for f in _FIGURES if record.get(f) is not None}
             found.setdefault(name, {})[fold] = figures
         summary = {**_with_control(found), "missing": folds[i + 1 :]}
-        if heard["heard_of"]:  # recorded
-            summary |= heard
+        if counts["heard_of"]:  # recorded
+            summary |= {name: counts[name] for name in ("heard", "heard_of")}
+        if counts["copies"]:
+            summary["copies"] = counts["copies"]
         distributed.on_first(
             functools.partial(workdirs.write_json, workdir / "folds.json", summary)
         )
     return summary
+
+
+def _folds_of(config):
+    """The folds to hold out, and those that are only trained on: no clip there has a label."""
+    manifest = config.data.manifest
+    rows = read_manifest(manifest)
+    used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
+    if without := sum(not row.fold for row in used):
+        logging.warning("WARNING %d clip(s) without a fold are left out", without)
+    labelled = [row for row in used if row.labels] or used
+    folds = sorted({row.fold for row in labelled if row.fold})
+    if len(folds) < 2:
+        raise UserError(
+            f"{manifest} has {len(folds)} fold(s), two are the least: fill its column 'fold', or "
+            f"let `python -m conformer_jax.manifest DIR --folds=5` do it"
+        )
+    others = sorted({row.fold for row in used if row.fold} - set(folds))
+    if others:
+        logging.warning(
+            "WARNING no clip has a label in %s: always trained on, never held out",
+            ", ".join(f"fold {fold}" for fold in others),
+        )
+    return folds, others
 
 
 def _with_control(found):
@@ -136,8 +154,7 @@ def table(summary: dict) -> str:
                 f"{name:<{width}}  {figure:<10}  {found['mean'][figure]:5.3f}  "
                 f"{found['deviation'][figure]:9.3f}  {low:.3f} to {high:.3f}"
             )
-    if told := run.heard(summary):
-        lines.append(told)
+    lines += run.flatters(summary)
     if control := summary["control"]:
         ours, others = (
             [of_fold["accuracy"] for of_fold in part["folds"].values()]

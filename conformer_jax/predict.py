@@ -175,7 +175,11 @@ def _write(args, model, heard, many_tracks):
         for name, one in zip(names, heard, strict=True):
             using.write_whole(folder / name, writer([one], model.label_names))
     count = sum(len(one.events) for one in heard)
-    print(f"Wrote {args.output}: {count} rows of {len(heard)} recordings")
+    rows, recordings = (
+        f"{n} {what}{'' if n == 1 else 's'}"
+        for n, what in ((count, "row"), (len(heard), "recording"))
+    )
+    print(f"Wrote {args.output}: {rows} of {recordings}")
 
 
 def _write_page(args, model, heard):

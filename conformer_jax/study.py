@@ -109,10 +109,25 @@ def _check(arm, changes):
 
 def _records_before(workdir):
     """Of an earlier run of the study; they stay until its arms are run again."""
+    file = workdir / "study.json"
     try:
-        return json.loads((workdir / "study.json").read_text())["records"]
-    except (OSError, ValueError, KeyError):
+        records = json.loads(file.read_bytes())["records"]
+        if not all(_is_record(record) for record in records):
+            raise ValueError("no records of arms")
+        return records
+    except FileNotFoundError:
         return []
+    except (ValueError, KeyError, TypeError) as error:
+        logging.warning("WARNING %s is damaged (%s): its arms are run again", file, error)
+        return []
+
+
+def _is_record(record):
+    kinds = {"arm": str, "seed": int, "init": str, "clips": int, "share": int | float}
+    kinds |= dict.fromkeys(_FIGURES, int | float)
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in kinds.items()
+    )
 
 
 def _still_valid(config, records):

@@ -61,6 +61,7 @@ def write_finetuning(folder, predictions=True):
         for s in range(1, 13)
     ]
     held_out = {"accuracy": 0.6, "mAP": 0.7, "loss": 1.5, "chance_accuracy": 0.1, "chance_mAP": 0.1}
+    held_out |= {"heard": 3.0, "heard_of": 11.0, "copies": 2.0}
     records.append({"step": 12, "split": "eval"} | held_out)
     write_run(folder, config, records)
     if predictions:
@@ -127,6 +128,9 @@ def write_folds(folder):
         "mean": {"accuracy": 0.5, "mAP": 0.7},
         "deviation": {"accuracy": 0.236, "mAP": 0.283},
         "interval95": {"accuracy": [0.1, 0.9]},
+        "heard": 4,
+        "heard_of": 6,
+        "copies": 1,
     }
     (folder / "folds.json").write_text(json.dumps(summary))
     return folder

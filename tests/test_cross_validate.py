@@ -144,6 +144,12 @@ def test_finished_probes_are_kept_over_an_interruption(probed, tmp_path):
     (copy / "fold_b" / "predictions.npz").unlink()  # as if this fold had been interrupted
     assert probe_folds(config, copy, heard) == summary
     assert len(heard) == 12
+    (copy / "fold_a" / "model.safetensors").unlink()
+    done = copy / "fold_c" / "probe.json"
+    done.write_text(done.read_text().replace('"accuracy": ', '"accuracy": 1'))
+    assert probe_folds(config, copy, heard := []) == summary
+    assert len(heard) == 12
+    assert (copy / "fold_a" / "model.safetensors").exists()
     other = config.copy_and_resolve_references()
     other.probe.l2 = 10.0
     probe_folds(other, copy, heard := [])
@@ -176,8 +182,14 @@ def test_a_bad_clip_spoils_no_other_fold(probed, tmp_path):
     config.data.update(manifest=path, max_bad_share=0.5)
     summary = cross_validate.cross_validate(config, tmp_path / "cv")
     assert summary["missing"] == []
-    for fold in "abc":
-        assert "b1.wav" in (tmp_path / "cv" / f"fold_{fold}" / "bad_audio.csv").read_text()
+    lists = [tmp_path / "cv" / f"fold_{fold}" / "bad_audio.csv" for fold in "abc"]
+    assert ["b1.wav" in file.read_text() for file in lists] == [True] * 3
+    # What is finished keeps its list; what is done again begins another.
+    (tmp_path / "cv" / "fold_b" / "predictions.npz").unlink()
+    lists[1].write_text("path,reason\nmended.wav,was empty\n")
+    cross_validate.cross_validate(config, tmp_path / "cv")
+    assert ["b1.wav" in file.read_text() for file in lists] == [True] * 3
+    assert "mended" not in lists[1].read_text()
 
 
 def test_mean_deviation_and_interval():
@@ -226,3 +238,49 @@ def test_probes_are_validated_like_fine_tuning(validated, monkeypatch, tmp_path)
     assert seen[2:4] == [(("b",), ("a", "c"), "fold_b"), (("b",), ("a", "c"), "scratch")]
     assert "pre-trained" in summary["name"]
     assert "nearest neighbors" in summary["control"]["name"]
+
+
+def faked(monkeypatch, record):
+    """Stands in for the folds: all have this record; returns [(held out, trained on)] of each."""
+    seen = []
+
+    def fake(config, workdir, prepared, embeddings):
+        seen.append((config.data.eval_folds, config.data.train_folds))
+        return loop.Result({}, {"accuracy": 0.5, "mAP": 0.6, **record}, config, None, 8)
+
+    monkeypatch.setattr(frozen, "evaluate", fake)
+    return seen
+
+
+@pytest.mark.parametrize("found", [{"heard": 1, "heard_of": 4}, {"copies": 2}, {}])
+def test_what_flatters_is_counted_over_the_folds(found, validated, monkeypatch, tmp_path):
+    faked(monkeypatch, {name: float(value) for name, value in found.items()})
+    config = validated[0].copy_and_resolve_references()
+    config.task = "knn"
+    (tmp_path / "cv").mkdir()
+    summary = cross_validate.cross_validate(config, tmp_path / "cv")
+    counts = {name: summary[name] for name in ("heard", "heard_of", "copies") if name in summary}
+    assert counts == {name: 3 * value for name, value in found.items()}
+    assert json.loads((tmp_path / "cv" / "folds.json").read_text()) == summary
+    table = cross_validate.table(summary)
+    assert ("has heard 3 of the 12 held-out clips" in table) == ("heard" in found)
+    assert ("6 held-out clips are trained on, too" in table) == ("copies" in found)
+
+
+def test_negatives_in_a_fold_of_their_own_are_trained_on(validated, monkeypatch, tmp_path, caplog):
+    seen = faked(monkeypatch, {})
+    rows = ["a.wav,hum,1", "b.wav,hiss,2", "c.wav,,2", "d.wav,,3", "e.wav,,"]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,fold", *rows]))
+    config = validated[0].copy_and_resolve_references()
+    config.task = "knn"
+    config.data.manifest = str(tmp_path / "m.csv")
+    (tmp_path / "cv").mkdir()
+    cross_validate.cross_validate(config, tmp_path / "cv")
+    assert seen == [(("1",), ("2",)), (("2",), ("1",))]  # one label each: no answer is none
+    assert caplog.text == ""
+    seen.clear()
+    config.classifier.multi_label = True
+    cross_validate.cross_validate(config, tmp_path / "cv")
+    assert seen == [(("1",), ("2", "3")), (("2",), ("1", "3"))]
+    assert "no clip has a label in fold 3: always trained on" in caplog.text
+    assert "1 clip(s) without a fold are left out" in caplog.text

@@ -111,6 +111,42 @@ def test_every_section_has_a_heading_and_is_in_the_contents(elements):
     assert names.count("Use of the codebook") == 1  # the linear target has no codebook
 
 
+def test_the_worst_pairs_of_160_classes_are_named():
+    names, counts = [f"kind {c}" for c in range(160)], 5 * np.eye(160, dtype=np.int64)
+    counts[7, 9], counts[150, 2] = 3, 2
+    drawn = Elements(str(classes.confusion_matrix(names, counts, several=False)))
+    assert [text for _, text in drawn.of("th")][-2:] == ["kind 7", "kind 150"]
+    cells = ["kind 9", "3", "38\u00a0%", "kind 2", "2", "29\u00a0%"]
+    assert [text for _, text in drawn.of("td")] == cells
+
+
+@pytest.mark.parametrize("size", [1e-7, 2.5e-4, 0.12345, 1.0, 4321.0, 1e5, 3.3e9])
+@pytest.mark.parametrize("percent", [False, True])
+def test_no_label_of_an_axis_is_clipped(size, percent):
+    points = (
+        ((0.1, -size), (0.5, 0.3 * size), (1.0, size))
+        if percent
+        else ((9, size), (99999, 1.7 * size))
+    )
+    chart = charts.Chart("t", "u", "a", (charts.Series("s", points),), percent=percent)
+    found = Elements(str(charts.line_chart(chart)))
+    drawn = next(a["viewbox"] for a, _ in found.of("svg") if a.get("class") == "chart")
+    left, _, width, _ = map(float, drawn.split())
+    for attributes, text in found.of("text"):
+        x, wide, anchor = float(attributes["x"]), 6.2 * len(text), attributes.get("text-anchor")
+        start = x - {"end": wide, "middle": wide / 2}.get(anchor, 0)
+        assert left <= start, text
+        assert start + wide <= left + width + 1, text
+
+
+def test_what_flatters_the_figures_is_said(elements):
+    said = [text for _, text in elements.of("dd") + elements.of("p")]
+    assert "3 of 11: these figures flatter it" in said
+    assert "2: these figures flatter the model" in said
+    assert "The encoder has heard 4 of the 6 clips: these figures flatter it." in said
+    assert any(text.startswith("1 held-out clips are trained on, too") for text in said)
+
+
 def test_what_comes_from_data_is_escaped(text, elements):
     assert written.EVIL not in text
     assert "<script>alert" not in text

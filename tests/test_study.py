@@ -137,6 +137,21 @@ def test_a_study_begun_again_keeps_what_is_not_run_yet(runs, tmp_path, monkeypat
     assert key(kept[0]) == ("linear", 2)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "\xff\xfe", "null", "[]", '{"records": null}', '{"records": [null]}'),
+        *('{"records": [[]]}', '{"records": [{"arm": []}]}', '{"records": [{"arm": "linear"}]}'),
+    ],
+)
+def test_a_damaged_study_is_named_and_run_again(content, tmp_path, caplog):
+    (tmp_path / "study.json").write_text(content, encoding="latin-1")
+    assert study._records_before(tmp_path) == []
+    (record,) = caplog.records
+    assert f"{tmp_path / 'study.json'} is damaged" in record.message
+    assert "\n" not in record.message
+
+
 def test_records_of_another_config_are_dropped_and_named(runs, tmp_path, monkeypatch, caplog):
     config = study_config.get_config("frozen")
     config.seeds = (0, 1)

@@ -1,6 +1,8 @@
 """One audio file in, mono float32 at the wanted rate out; and what becomes of bad ones."""
 
+import contextlib
 import csv
+import logging
 import math
 import os
 import threading
@@ -38,15 +40,23 @@ class BadAudioReport:
         self._path = path_csv
         self._max_share = max_share
         self._lock = threading.Lock()
-        self._good, self._bad, self._listed = set(), set(), set()
-        if path_csv is not None and os.path.exists(path_csv):
-            with open(path_csv, encoding="utf-8", newline="") as file:
-                self._listed = {record.get("path") for record in csv.DictReader(file)}
+        self._good, self._bad = set(), {}  # of the bad ones also why
+        self._listed = set() if path_csv is None else _listed(path_csv)
 
     @property
     def num_bad(self) -> int:
         """Distinct bad files met by this run."""
         return len(self._bad)
+
+    def forget(self) -> None:
+        """Lists only what this run has met: what an earlier one had listed counts no more."""
+        with self._lock:
+            self._listed = set(self._bad)
+            if self._path is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+                for example_id, reason in self._bad.items():
+                    self._append(example_id, reason)
 
     def ok(self, example_id) -> None:
         """Counts a file that was read."""
@@ -59,7 +69,7 @@ class BadAudioReport:
         Raises DataError where the run must stop.
         """
         with self._lock:
-            self._bad.add(example_id)
+            self._bad.setdefault(example_id, reason)
             self._good.discard(example_id)  # another crop of it may have been readable
             if self._path is not None and example_id not in self._listed:
                 self._append(example_id, reason)
@@ -79,11 +89,28 @@ class BadAudioReport:
         is_new = not os.path.exists(self._path)
         if is_new:
             os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
+        # Names of files may hold bytes that are no text.
+        with open(self._path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(("path", "reason"))
             writer.writerow((example_id, reason))
+
+
+def _listed(path):
+    """The files that a bad_audio.csv names; one that is damaged is begun anew, which is said."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = list(csv.reader(file))
+        if lines and (lines[0] != ["path", "reason"] or any(len(line) != 2 for line in lines)):
+            raise ValueError("its lines are not 'path,reason'")
+        return {line[0] for line in lines[1:]}
+    except FileNotFoundError:
+        return set()
+    except (csv.Error, ValueError) as error:
+        logging.warning("WARNING %s is damaged (%s): begun anew", path, error)
+        os.unlink(path)
+        return set()
 
 
 def read_audio(

@@ -151,11 +151,12 @@ def say_labels_not_held_out(split: Split) -> None:
     counts = collections.Counter(label for row in split.train for label in row.labels)
     if missing := sorted(name for name, n in counts.items() if n > 1 and name not in held_out):
         logging.warning(
-            "WARNING of %d labels no clip is held out (%s%s): raise --config.data.eval_share, name "
-            "--config.data.eval_folds, or cross-validate",
-            len(missing),
-            ", ".join(missing[:3]),
-            ", ..." if len(missing) > 3 else "",
+            "WARNING no held-out clip has the label%s %s: nothing says how well %s told; raise "
+            "--config.data.eval_share, name --config.data.eval_folds, or cross-validate",
+            "" if len(missing) == 1 else "s",
+            ", ".join(f"'{name}'" for name in missing[:3])
+            + (f", ... ({len(missing)})" if len(missing) > 3 else ""),
+            "it is" if len(missing) == 1 else "they are",
         )
 
 

@@ -95,7 +95,7 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
     batch_size = spec.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
-    balance = _balance(source) if spec.balanced else None
+    balance = _balance(source, spec.multi_label) if spec.balanced else None
 
     def plan(step):
         if balance is None:
@@ -107,11 +107,11 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     return plan
 
 
-def _balance(source):
+def _balance(source, multi_label):
     labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
     if not any(labels):
         raise DataError("config.data.balanced needs labels: leave it False without them")
-    return sampling.class_balance(labels, len(source.label_names))
+    return sampling.class_balance(labels, len(source.label_names), negatives=multi_label)
 
 
 class EvalSteps(NamedTuple):

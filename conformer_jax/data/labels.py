@@ -22,18 +22,25 @@ def usable(rows, manifest, multi_label, unlabelled):
       multi_label: config.classifier.multi_label: no label is an answer, too.
       unlabelled: config.data.unlabelled.
     """
-    labelled = [row for row in rows if row.labels]
-    if without := len(rows) - len(labelled):
-        if multi_label and unlabelled == "negatives":
+    found = used(rows, multi_label, unlabelled)
+    if without := sum(not row.labels for row in rows):
+        if len(found) == len(rows):
             logging.info(
                 "%s: %d files without a label are negatives of every class "
                 "(--config.data.unlabelled=skip leaves them out)",
                 manifest,
                 without,
             )
-            return rows
-        logging.info("%s: %d files without a label skipped", manifest, without)
-    return labelled
+        else:
+            logging.info("%s: %d files without a label skipped", manifest, without)
+    return found
+
+
+def used(rows, multi_label, unlabelled):
+    """The same without a word."""
+    if multi_label and unlabelled == "negatives":
+        return rows
+    return [row for row in rows if row.labels]
 
 
 def check_names(found, known, where) -> None:
@@ -74,11 +81,10 @@ def known_classes(train, held_out, *, chosen: bool) -> np.ndarray:
     unknown = np.flatnonzero((trained == 0) & (heard > 0))
     if len(unknown):
         logging.warning(
-            "WARNING %d labels are held out and never trained on (%s): their %d clips cannot be "
-            "right; the figures are given without them, too",
-            len(unknown),
-            _listed(names[c] for c in unknown),
+            "WARNING %d held-out clip(s) cannot be right: no clip to train on has the label(s) "
+            "%s; the figures are given without them, too",
             heard[unknown].sum(),
+            _listed(names[c] for c in unknown),
         )
     single = np.flatnonzero(trained == 1)
     if not chosen and 2 * len(single) > (trained > 0).sum():

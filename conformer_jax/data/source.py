@@ -100,6 +100,8 @@ class TfdsSource(Source):
         self.sample_rate = sample_rate
         self._rate = getattr(features["audio"], "sample_rate", None) or sample_rate
         self._prefix = f"{name}/{split}"
+        self._parts = _tfds_parts(split, builder.info.splits, len(self._examples))
+        self._name = name
         self._key = next((key for key in ("label", "labels") if key in features), None)
         feature = features[self._key] if self._key else None
         self.multi_label = hasattr(feature, "feature")  # a sequence
@@ -112,6 +114,13 @@ class TfdsSource(Source):
 
     def example_id(self, i):
         return f"{self._prefix}/{i}"
+
+    def content(self, i):
+        for split, start, count in self._parts:
+            if i < count:
+                return of_name(f"{self._name}/{split}/{start + i}")
+            i -= count
+        raise IndexError
 
     def labels(self, i):
         if not self.label_names:
@@ -193,6 +202,22 @@ def tfds_builder(name, data_dir):
         return tfds.builder(name, data_dir=data_dir or None)
     except Exception as e:  # TFDS raises many types, some of them private
         raise DataError(_tfds_problem(name, data_dir, e)) from e
+
+
+def _tfds_parts(split, splits, length):
+    """[(split, first example, examples)] of what 'train[:80%]+test' takes of the whole splits, by
+    which its clips are known in another slice; where TFDS does not say, as if it were a whole."""
+    import tensorflow_datasets as tfds
+
+    try:
+        found = []
+        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits):
+            whole = splits[part.splitname].num_examples
+            start, stop = part.from_ or 0, whole if part.to is None else part.to
+            found.append((part.splitname, start, stop - start))
+    except Exception:  # of many kinds, some of them private
+        found = []
+    return found if sum(count for *_, count in found) == length else [(split, 0, length)]
 
 
 def _tfds_problem(name, data_dir, error) -> str:

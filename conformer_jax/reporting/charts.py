@@ -9,6 +9,7 @@ from conformer_jax.reporting.markup import Markup, details, number, table, tag
 
 WIDTH, HEIGHT = 330, 215  # of the drawing, about as many pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 16, 8, 36
+_LETTER = 6.5  # width of one at most, at the style sheet's 11px
 _MOST_POINTS = 500  # drawn of one line; what lies between is kept by its lowest and highest
 _TABLE_ROWS = 20
 COLOURS = 6  # classes c0 to c5 of the style sheet
@@ -61,6 +62,9 @@ def line_chart(chart: Chart) -> Markup:
         + _band_in_words(chart.band)
     )
     taken = [scale.at(*p) for s in series for p in s.points if p[1] is not None]
+    # Long labels of the y axis get the room that they need.
+    longest = max((len(_short(y)) for y in nice_ticks(*scale.y, most=5)), default=0)
+    wider = max(0, math.ceil(longest * _LETTER) - (_LEFT - 6))
     drawing = tag(
         "svg",
         _axes(chart, scale),
@@ -69,7 +73,7 @@ def line_chart(chart: Chart) -> Markup:
         *(_line(s, scale) for s in series),
         tag("g", class_="cursor"),
         class_="chart",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        viewBox=f"{-wider} 0 {WIDTH + wider} {HEIGHT}",
         role="img",
         tabindex="0",
         aria_label=label,

@@ -41,7 +41,8 @@ function setUpChart(chart) {
   };
   const point = (event) => {
     const box = chart.getBoundingClientRect();
-    const place = ((event.clientX - box.left) / box.width) * chart.viewBox.baseVal.width;
+    const view = chart.viewBox.baseVal;
+    const place = view.x + ((event.clientX - box.left) / box.width) * view.width;
     let best = 0;
     xs.forEach((x, i) => {
       if (Math.abs(across(x) - place) < Math.abs(across(xs[best]) - place)) best = i;

@@ -123,7 +123,7 @@ def read_run(name: str, path: pathlib.Path) -> Run | None:
     config = _config(path / "config.json", left_out)
     if not records:
         left_out.append("Curves: there is no metrics.jsonl.")
-    run = Run(name, path, config, records, predictions, _bad_audio(path), left_out)
+    run = Run(name, path, config, records, predictions, _bad_audio(path, left_out), left_out)
     if run.task != "pretrain" and not file.exists():
         left_out.append("Classes and mistakes: there is no predictions.npz.")
     return run
@@ -176,12 +176,17 @@ def _config(path, left_out):
     return None
 
 
-def _bad_audio(path):
+def _bad_audio(path, left_out):
     """Of several processes each lists what it could not read."""
     found = {}
     for file in sorted(path.glob("bad_audio*.csv")):
-        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-            found |= {row.get("path", ""): row.get("reason", "") for row in csv.DictReader(lines)}
+        try:
+            with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+                rows = list(csv.DictReader(lines))
+        except csv.Error as error:
+            left_out.append(f"Files left out of the run: {file.name} is damaged ({error}).")
+            continue
+        found |= {row.get("path") or "": row.get("reason") or "" for row in rows}
     return list(found.items())
 
 

@@ -76,14 +76,15 @@ class Checkpoints:
         Raises:
           UserError: no room, or an earlier save has failed.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():
+        step, tree = int(state.step), _as_tree(state)
+        replaces = step in self._manager.all_steps()
+        if replaces:
             with contextlib.suppress(OSError, ValueError):  # damaged: written again
                 if "preempted" not in self._meta(step)[0] or "preempted" in meta:
                     return
-            self._manager.delete(step)
-        tree = _as_tree(state)
         self._check_space(tree)
+        if replaces:  # kept until this one is whole
+            self._move_aside(step, saved_files.replaced(self.directory, step))
         versions = {name: _version(name) for name in _PACKAGES}
         sealed = digest.seal({**meta, "metric": float(metric), "versions": versions}, tree)
         try:
@@ -171,6 +172,8 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._write_error(None, error) from error
+        if jax.process_index() == 0:
+            saved_files.settle_replaced(self.directory)
 
     def close(self) -> None:
         """Stops the background threads; call `wait` first to be sure of the last save."""
@@ -191,14 +194,16 @@ class Checkpoints:
         return _metadata(self.directory / str(step) / item)
 
     def _set_aside(self, step):
-        source = self.directory / str(step)
         aside = self.directory.parent / f"unreadable_checkpoint_{step}"
+        self._move_aside(step, aside)
+        return aside
+
+    def _move_aside(self, step, aside):
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
-            source.rename(aside)
+            (self.directory / str(step)).rename(aside)
         _all_agree(True)  # not before it is moved
         self._manager.reload()
-        return aside
 
     def _check_space(self, tree):
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * _FREE_SPACE_FACTOR
@@ -210,6 +215,10 @@ class Checkpoints:
             )
 
     def _write_error(self, step, error):
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):  # the next process tries again
+                saved_files.settle_replaced(self.directory)
+            self._manager.reload()
         full = is_disk_full(error)
         reason = "no space left" if full else _first_line(error)
         which = f" of step {step}" if step is not None else ""

@@ -10,6 +10,7 @@ encoder what that has heard. A plain .npz without pickle, of every clip that the
   heard       uint8            data/heard.py: what the run's encoder has heard, config.init_from's
   encoder     uint8            included, and that of config.init_from alone
   heard_, encoder_  int [2]    their bits, and whether they are whole; -1 bits: not known
+  by_name     bool             whether the run was begun when clips were held out by their paths
 """
 
 import functools
@@ -44,23 +45,25 @@ class Listing(NamedTuple):
 
 class Record(NamedTuple):
     """What the file holds. encoder: what config.init_from had heard, None where that is not
-    known; heard: the run's own encoder."""
+    known; heard: the run's own encoder; by_name: of Before."""
 
     listing: Listing
     heard: Heard
     encoder: Heard | None
+    by_name: bool = False
 
 
 class Known(NamedTuple):
     """What a run knows of its clips when it begins or goes on: those that there are; the record it
     goes on from, if any; what config.init_from has heard, nothing where it starts from scratch and
     None where that is not recorded; whether it goes on and its record is lost, or from before there
-    was one."""
+    was one; by_name: of Before."""
 
     listing: Listing
     old: Record | None
     encoder: Heard | None
     lost: bool = False
+    by_name: bool = False
 
 
 def _listing_of(split: Sources) -> Listing:
@@ -98,7 +101,8 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
     if old is not None:
         say_changes(old.listing, listing)
     encoder = _encoder(init_from, old, goes_on=meta is not None)
-    return finish(spec, *split), Known(listing, old, encoder, lost=meta is not None and old is None)
+    lost = meta is not None and old is None
+    return finish(spec, *split), Known(listing, old, encoder, lost, how.by_name)
 
 
 def _digest(split, listing, with_labels):
@@ -129,7 +133,7 @@ def _before(workdir, meta):
     if meta is None:
         return None, Before()
     if record := read(workdir):
-        return record, Before(sides=_sides(record.listing))
+        return record, Before(_sides(record.listing), record.by_name)
     if "clips" in meta:
         logging.warning(
             "WARNING %s is lost or damaged: clips whose files have changed may change sides",
@@ -190,13 +194,40 @@ def of_encoder(origin) -> Heard | None:
     return record and record.heard
 
 
-def judge(config, encoder: Heard | None, held_out) -> dict[str, int]:
-    """How many of the held-out clips the encoder of config.init_from has heard, for the records of
-    evaluations: {'heard', 'heard_of'}; {} where that is not recorded, or there is no such encoder.
+def judge(config, encoder: Heard | None, train, held_out) -> dict[str, int]:
+    """What makes held-out figures flatter, as a warning and for the records of evaluations.
+
+    Args:
+      config: of the run.
+      encoder: what that of config.init_from has heard, None where that is not known.
+      train, held_out: Sources.
+
+    Returns:
+      'heard', of 'heard_of' held-out clips: how many the encoder has heard; both are missing where
+      that is not recorded, or there is no such encoder. 'copies': how many are trained on, too,
+      under another name; missing where none are.
 
     Raises:
-      UserError: some, or it is not known, and config.data.refuse_heard.
+      UserError: the encoder has heard some, or it is not known, and config.data.refuse_heard.
     """
+    return _heard(config, encoder, held_out) | _copies(train, held_out)
+
+
+def _copies(train, held_out):
+    same = np.flatnonzero(np.isin(content.of_source(held_out), content.of_source(train)))
+    if not len(same):
+        return {}
+    logging.warning(
+        "WARNING %d of the %d held-out clips are trained on, too: files with the same bytes, such "
+        "as %s; give copies the same fold",
+        len(same),
+        len(held_out),
+        held_out.example_id(int(same[0])),
+    )
+    return {"copies": len(same)}
+
+
+def _heard(config, encoder, held_out):
     if not config.init_from:
         return {}
     refuse = config.data.refuse_heard
@@ -234,7 +265,11 @@ def _has(encoder, source):
 
 @functools.cache  # once, however many folds there are
 def _say_unknown(origin):
-    logging.info("what the encoder of %s has heard is not recorded", origin)
+    logging.info(
+        "%s does not say which clips its encoder has heard, so whether held-out ones are among "
+        "them is not checked: nothing to do, unless it was pre-trained on these recordings",
+        origin,
+    )
 
 
 def write(workdir, known: Known, train) -> None:
@@ -248,7 +283,7 @@ def write(workdir, known: Known, train) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    listing, old, encoder, lost = known
+    listing, old, encoder, lost, by_name = known
     own = heard.of_contents(content.of_source(train))
     parts = [own, _UNKNOWN if encoder is None else encoder]
     if lost:  # clips that have gone since are in no list
@@ -256,7 +291,7 @@ def write(workdir, known: Known, train) -> None:
     if old is not None:
         parts.append(old.heard)
         listing = _with_gone(listing, old.listing)
-    record = Record(listing, heard.union(*parts), encoder)
+    record = Record(listing, heard.union(*parts), encoder, by_name)
     if old is None or not _same(record, old):
         _write(pathlib.Path(workdir) / FILE, record)
 
@@ -279,6 +314,7 @@ def _same(one, other):
         and all(np.array_equal(a, b) for a, b in pairs)
         and np.array_equal(one.heard.clips, other.heard.clips)
         and one.heard[1:] == other.heard[1:]
+        and one.by_name == other.by_name
     )
 
 
@@ -288,6 +324,7 @@ def _write(path, record):
         packed, bits = heard.pack(part or _NOTHING)
         arrays[name] = packed
         arrays[f"{name}_"] = np.array([-1 if part is None else bits, part is None or part.whole])
+    arrays["by_name"] = np.array(record.by_name)
     names = "\0".join(record.listing.names).encode("utf-8", "surrogateescape")
     arrays["names"] = np.frombuffer(names, np.uint8)
     temporary = path.with_name(path.name + ".tmp")
@@ -305,6 +342,7 @@ def read(workdir) -> Record | None:
             arrays = [file[name] for name in _ARRAYS]
             if any(len(array) != len(names) for array in arrays):
                 raise ValueError(f"{len(names)} names")
+            by_name = "by_name" in file and bool(file["by_name"])
             parts = []
             for name in ("heard", "encoder"):
                 bits, whole = file[f"{name}_"].tolist()
@@ -312,7 +350,7 @@ def read(workdir) -> Record | None:
                 parts.append(heard.unpack(file[name], bits, whole=bool(whole)) if known else None)
         if parts[0] is None:
             raise ValueError("nothing heard")
-        return Record(Listing(names, *arrays), *parts)
+        return Record(Listing(names, *arrays), *parts, by_name)
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds

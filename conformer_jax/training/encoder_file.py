@@ -74,6 +74,8 @@ def save(path, encoder, meta: dict, heard: Heard | None = None) -> None:
     safetensors.numpy.save_file(
         tensors, temporary, metadata={_KEY: text, _DIGEST: _sha256(text, tensors)}
     )
+    os.umask(mask := os.umask(0))  # there is no way to ask for it
+    os.chmod(temporary, 0o666 & ~mask)  # safetensors lets nobody else read it
     os.replace(temporary, path)
 
 

@@ -135,33 +135,41 @@ class Judge:
         self._log.write(step, "validation", validated.record)
         # Of several processes the first one's records count: it alone is sure to have a log.
         records = distributed.on_first(lambda: self._log.all("validation"))
-        standing = selection.judge(
-            records,
-            selection.judged_by(self._config.classifier.multi_label),
-            self._config.train.early_stopping,
-        )
+        metric = selection.judged_by(self._config.classifier.multi_label)
+        standing = selection.judge(records, metric, self._config.train.early_stopping)
         due = decision.after_validation(due, standing)
         if not due.last:
             return Judged(due, state, None, standing.rank)
-        best = self._best_state(state, step, standing.best_step)
+        best, best_step = self._best_state(state, step, selection.ranking(records, metric))
         several = self._config.classifier.multi_label  # with one, the likeliest label counts
-        if several and step != standing.best_step:
+        if several and step != best_step:
             validated = self._evaluate(best, self._validation)
         held_out = validated and self._evaluate(best, self._eval_source)
         if held_out is None:
             return None
-        held_out.record["best_step"] = standing.best_step
+        held_out.record["best_step"] = best_step
         chosen = _thresholds(validated.found) if several else None
-        return Judged(due, best, held_out, standing.rank, standing.best_step, chosen)
+        return Judged(due, best, held_out, standing.rank, best_step, chosen)
 
-    def _best_state(self, state, step, best_step):
-        """The state with the parameters of its best step."""
-        if step == best_step:
-            return state
-        logging.info("taking the parameters of step %d, the best on validation", best_step)
+    def _best_state(self, state, step, ranking):
+        """The state with the parameters of its best step, and that step; where its checkpoint
+        cannot be read, of the next best that can."""
+        if step == ranking[0]:
+            return state, step
         self._checkpoints.wait()
-        best, _ = self._checkpoints.restore(self._abstract_state, best_step)
-        return best.replace(step=state.step)
+        there = {*self._checkpoints.steps(), step}
+        for best_step in [ranking[0], *(s for s in ranking[1:] if s in there)]:
+            if step == best_step:  # of this run, in memory
+                break
+            try:
+                best, _ = self._checkpoints.restore(self._abstract_state, best_step)
+            except UserError as error:
+                logging.warning("WARNING the checkpoint of step %d is lost: %s", best_step, error)
+                continue
+            logging.info("taking the parameters of step %d, the best on validation", best_step)
+            return best.replace(step=state.step), best_step
+        logging.warning("WARNING taking step %d instead of %d", step, ranking[0])
+        return state, step
 
 
 def _thresholds(found):

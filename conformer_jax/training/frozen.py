@@ -22,12 +22,16 @@ from conformer_jax.training import (
     distributed,
     initial,
     loop,
+    model_file,
     opening,
     probe_file,
     program,
 )
 from conformer_jax.training import evaluate as evaluating
 from conformer_jax.training import workdir as workdirs
+
+# What a probe leaves beside probe.json; the last not where there are too many clips to keep.
+_BESIDE = ("metrics.jsonl", "predictions.npz", model_file.NAME)
 
 
 class Embeddings:
@@ -99,15 +103,16 @@ def _evaluate(config, workdir, prepared, embeddings):
     opening.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(data.label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
-    heard = clips.judge(config, data.known.encoder, eval_source)
+    heard = clips.judge(config, data.known.encoder, data.train, eval_source)
     classes = opening.known_classes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     encoder = _encoder_name(compiled, state, data.label_names)
     asked = _asked(config, encoder, data)
-    file = workdir / "probe.json"
+    file = workdir / workdirs.PROBE
     if embeddings is not None and (before := distributed.on_first(lambda: _finished(file, asked))):
         logging.info("finished before: %s is left as it is", workdir)
         return loop.Result(before["train"], before["held_out"], config, compiled, len(train_source))
+    report.forget()
     if jax.process_index() == 0:
         file.unlink(missing_ok=True)
     embed = lambda part: probe.embed_readable(
@@ -128,7 +133,9 @@ def _evaluate(config, workdir, prepared, embeddings):
     _write(config, workdir, held_out, found)
     probe_file.save(workdir, config, data.label_names, state, score)
     if jax.process_index() == 0:
-        workdirs.write_json(file, {"asked": asked, "train": record, "held_out": held_out})
+        done = {"asked": asked, "train": record, "held_out": held_out}
+        done["files"] = [name for name in _BESIDE if (workdir / name).exists()]
+        workdirs.write_json(file, {**done, "sha256": _sha256(done)})
     return loop.Result(record, held_out, config, compiled, len(train_source))
 
 
@@ -197,8 +204,10 @@ def _finished(file, asked):
     """What is in probe.json where it answers what is asked, and all else is there; else None."""
     try:
         found = json.loads(file.read_bytes())
-        same = found["asked"] == asked and found["held_out"].keys() and "train" in found
+        digest_of_it = found.pop("sha256")
+        there = all((file.parent / name).exists() for name in found["files"])
+        return (
+            found if there and found["asked"] == asked and digest_of_it == _sha256(found) else None
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    beside = ("metrics.jsonl", "predictions.npz")
-    return found if same and all((file.parent / name).exists() for name in beside) else None

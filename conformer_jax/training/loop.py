@@ -77,7 +77,7 @@ def _train_and_evaluate(config, workdir, prepared):
     train_source, validation = opening.carve(config, data.train)
     compiled = program.build(config, len(label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
-    heard = clips.judge(config, data.known.encoder, eval_source)
+    heard = clips.judge(config, data.known.encoder, data.train, eval_source)
     distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
     known = opening.known_classes(config, train_source, eval_source)
     if compiled is not prepared:
@@ -224,7 +224,7 @@ class _Run:
         """Saves a state on SIGTERM, not evaluated, with the sums of the open window."""
         left = {
             "preempted": {"window": metrics.to_json(self.window.sums)},
-            "records": self.log.digest(),
+            "records": self.log.digest(unevaluated=int(state.step)),
         }
         self.checkpoints.save(state, self._meta | left, _UNRANKED)
         self.checkpoints.wait()

@@ -103,7 +103,7 @@ def open_log(config, workdir, start_step: int, *, keep_eval=True, expected=None)
         workdir,
         start_step,
         name=config.name,
-        num_steps=config.train.num_steps,
+        num_steps=0 if config.task in ("linear_probe", "knn") else config.train.num_steps,
         heading=curves.heading_of(config),
         keep_eval=keep_eval,
         expected=expected,
@@ -134,8 +134,9 @@ def say_sizes(config, train_source, eval_source):
     )
     if len(eval_source) < _FEW_CLIPS:
         logging.warning(
-            "WARNING so few clips held out tell little: hold out more (data.eval_share, "
-            "data.eval_folds), or cross-validate"
+            "WARNING so few clips held out tell little: hold out more, such as "
+            "--config.data.eval_share=0.3, or cross-validate (python -m conformer_jax.manifest DIR "
+            "--folds=5, then python -m conformer_jax.cross_validate)"
         )
 
 

@@ -29,8 +29,27 @@ def set_up_logging(*, active: bool = True) -> None:
     """Plain lines on stderr, from this package only; warnings alone where not `active`."""
     level = logging.INFO if active else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Once())
     for noisy in ("absl", "asyncio", "jax", "matplotlib", "orbax", "tensorflow"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+class _Once(logging.Filter):
+    """Drops a warning in the very words of one before: a run and its control, which has the same
+    clips, would say each twice."""
+
+    def __init__(self):
+        super().__init__()
+        self._said = set()
+
+    def filter(self, record):
+        if record.levelno < logging.WARNING:
+            return True
+        text = record.getMessage()
+        is_new = text not in self._said
+        self._said.add(text)
+        return is_new
 
 
 class Log:
@@ -43,7 +62,7 @@ class Log:
       workdir: folder of the run.
       start_step: step at which this process begins.
       name: of the run, config.name.
-      num_steps: of the whole run, config.train.num_steps.
+      num_steps: of the whole run, config.train.num_steps; 0 of a probe, which has none.
       heading: of curves.png.
       keep_eval: whether that step's evaluation, where there is one, is kept.
       active: whether to write.
@@ -99,7 +118,7 @@ class Log:
             # Short enough for 80 columns; the bar itself takes what is left.
             bar_format="{desc}{bar} {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
             # In a log file a bar of carriage returns is noise: one line a record instead.
-            disable=not _is_terminal(sys.stderr),
+            disable=not (num_steps and _is_terminal(sys.stderr)),
         )
 
     def write(self, step: int, split: str, record: dict) -> None:
@@ -124,7 +143,8 @@ class Log:
         }
         if split != "train":
             of = {"eval": "held out", "validation": "validation"}[split]
-            self._say(f"step {step} {of}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+            when = f"step {step} " if self._num_steps else ""
+            self._say(f"{when}{of}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
         elif self._bar.disable:
             self._say(
                 f"step {step}/{self._num_steps}: "
@@ -154,9 +174,13 @@ class Log:
         """The newest record of a split, {} where there is none."""
         return next((r for r in reversed(self._records) if r["split"] == split), {})
 
-    def digest(self) -> str:
-        """Of all records so far; goes into the checkpoint, which then knows what belongs to it."""
-        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+    def digest(self, unevaluated: int | None = None) -> str:
+        """Of all records so far; goes into the checkpoint, which then knows what belongs to it.
+
+        Without evaluations of the step `unevaluated`, which are made again where one was cut off.
+        """
+        kept = (r for r in self._records if r["step"] != unevaluated or r["split"] == "train")
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     def close(self) -> None:

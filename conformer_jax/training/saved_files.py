@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import sys
 
 from conformer_jax.errors import UserError
@@ -16,6 +17,24 @@ def steps(directory) -> list[int]:
     if not directory.is_dir():
         return []
     return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def replaced(directory, step):
+    """Where a checkpoint lies while another of its step is written."""
+    return directory.parent / f"replaced_checkpoint_{step}"
+
+
+def settle_replaced(directory):
+    """Ends what a replacement began: the former checkpoint goes where the new one is whole, and
+    comes back where it is not. Nothing may be under way."""
+    if not directory.is_dir():  # deleted, to begin again
+        return
+    for former in directory.parent.glob("replaced_checkpoint_[0-9]*"):
+        place = directory / former.name.rpartition("_")[2]
+        if place.is_dir():  # Orbax gives it this name when it is whole
+            shutil.rmtree(former)
+        else:
+            former.rename(place)
 
 
 def read_meta(folder):

@@ -86,7 +86,7 @@ def judge(records: list[dict], metric: str, patience: int) -> Standing:
       metric: from `judged_by`.
       patience: config.train.early_stopping, 0 for none.
     """
-    values = [_WORST if r[metric] is None else r[metric] for r in records]
+    values = _values(records, metric)
     best = values.index(max(values))
     stale = len(values) - 1 - best
     return Standing(
@@ -95,3 +95,14 @@ def judge(records: list[dict], metric: str, patience: int) -> Standing:
         over=0 < patience <= stale,
         rank=values[-1] if stale == 0 else _WORST,
     )
+
+
+def ranking(records: list[dict], metric: str) -> list[int]:
+    """The steps of validation records, best first; of equally good ones the first comes first."""
+    values = _values(records, metric)
+    order = sorted(range(len(records)), key=lambda i: -values[i])
+    return [records[i]["step"] for i in order]
+
+
+def _values(records, metric):
+    return [_WORST if r[metric] is None else r[metric] for r in records]

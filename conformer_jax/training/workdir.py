@@ -7,7 +7,9 @@ import pathlib
 
 from conformer_jax import fields
 from conformer_jax.errors import DiskFull, UserError, is_disk_full
-from conformer_jax.training import checkpoint
+from conformer_jax.training import checkpoint, saved_files
+
+PROBE = "probe.json"  # what a finished probe leaves, in place of checkpoints
 
 # What may change between a run and its continuation: nothing that enters the parameters.
 _MAY_CHANGE = (
@@ -46,6 +48,7 @@ def claim(workdir, config) -> None:
     wanted = fields.saved(config)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        saved_files.settle_replaced(path / "checkpoints")
         saved = _read(file)
         # A run that failed before its first save has nothing to protect.
         if any((path / "checkpoints").glob("[0-9]*")):
@@ -55,7 +58,8 @@ def claim(workdir, config) -> None:
             _compare(saved, wanted, path)
         else:
             _check_task(saved, wanted, path)
-            for stale in path.glob("bad_audio*.csv"):  # of a run that saved nothing
+            # Of a run that saved nothing; a finished probe is left as it is (frozen.py).
+            for stale in () if (path / PROBE).exists() else path.glob("bad_audio*.csv"):
                 stale.unlink()
             write_json(file, wanted)
     except OSError as error:

@@ -116,6 +116,16 @@ def test_balanced_batches_are_the_same_bytes_and_split_over_hosts():
     assert_same(threads, joined)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_clip_without_a_label_is_drawn_where_it_is_an_answer(multi_label):
+    source = Ramps(6)
+    source.labels = lambda i: (i,) if i < 3 else ()
+    spec = spec_of(4, multi_label=multi_label, balanced=True)
+    plan = host_loader.train_plan(source, spec, 0, 1)
+    drawn = {int(i) for step in range(20) for i in plan(step)[0]}
+    assert drawn == set(range(6 if multi_label else 3))
+
+
 def test_balance_needs_labels():
     with pytest.raises(DataError, match=r"config\.data\.balanced needs labels"):
         take(host_loader, Ramps(7, ()), spec_of(4, balanced=True))

@@ -77,6 +77,12 @@ def test_several_labels_add_their_weights():
     np.testing.assert_allclose(weights, [1, 1 / 2, 1 / 2 + 1 / 3, 1 / 3, 1 / 3, 0], atol=1e-12)
 
 
+def test_negatives_of_every_class_are_drawn_as_one_more_class():
+    labels = [(0,), (0,), (1,), (), (), ()]
+    weights = np.diff(sampling.class_balance(labels, 2, negatives=True), prepend=0)
+    np.testing.assert_allclose(weights, [1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3], atol=1e-12)
+
+
 def test_a_balanced_batch_follows_from_seed_and_step():
     """Frozen numbers, as for the stream above; crops are those of any other batch."""
     cumulative = sampling.class_balance([(0,)] * 6 + [(1,)] * 3, 2)

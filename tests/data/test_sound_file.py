@@ -1,6 +1,7 @@
 """Formats that cannot seek, cut files, odd rates and scales, and what is no file."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from conformer_jax.data import decoder_lines
 from conformer_jax.data.audio import audio_length, read_audio
 from conformer_jax.data.sound_file import BadAudio
 
@@ -140,3 +142,23 @@ def test_decoders_say_nothing_and_others_are_heard(tmp_path):
     assert done.stderr.splitlines() == ["of another library", "of Python"]
     assert "Error" not in done.stdout
     assert "damaged packets of a MIDI sample dump" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="decoders are silenced on Linux only")
+@pytest.mark.parametrize("maps", ["missing", "not ELF", "cut", "other addresses"])
+def test_where_decoders_are_not_as_expected_nothing_is_written(maps, tmp_path, monkeypatch):
+    (real,) = [one for one in decoder_lines._loaded() if "libsndfile" in one.path]
+    content = pathlib.Path(real.path).read_bytes()
+    other = tmp_path / "libsndfile.so"
+    other.write_bytes({"not ELF": b"text", "cut": content[:5000]}.get(maps, content))
+    # Elsewhere in memory: whole pages of it can be read, and hold other things.
+    shifted = real._replace(path=str(other), base=real.base - 4096)
+
+    def loaded():
+        if maps == "missing":
+            raise FileNotFoundError("/proc/self/maps")
+        return [shifted]
+
+    monkeypatch.setattr(decoder_lines, "_loaded", loaded)
+    monkeypatch.setattr(decoder_lines, "_redirect", lambda *_: 1)
+    assert decoder_lines.silence_decoders() == 0

@@ -11,6 +11,7 @@ import soundfile
 from configs import base
 from conformer_jax.data import sources
 from conformer_jax.data.audio import read_audio
+from conformer_jax.data.content import of_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.data.sources import (
     BadAudio,
@@ -425,6 +426,19 @@ def test_a_tfds_split(tfds_dir):
     assert source.example_id(3) == "tiny_sounds/train/3"
 
 
+def test_an_example_is_known_again_in_a_slice_of_its_split(tfds_dir):
+    whole = TfdsSource("tiny_sounds", "train", tfds_dir, RATE)
+    contents = [whole.content(i) for i in range(12)]
+    assert contents == [of_name(whole.example_id(i)) for i in range(12)]  # as it always was
+    for split, expected in (("train[25%:]", range(3, 12)), ("test[1:]+train[:5]", range(5))):
+        part = TfdsSource("tiny_sounds", split, tfds_dir, RATE)
+        of_train = [(i, part.content(i)) for i in range(len(part)) if part.content(i) in contents]
+        assert [contents.index(found) for _, found in of_train] == list(expected)
+        for i, found in of_train:
+            same = whole.read(contents.index(found), 10**6, 0.0)
+            np.testing.assert_array_equal(part.read(i, 10**6, 0.0), same)
+
+
 def test_tfds_splits_by_config(tfds_dir):
     data = {"tfds_name": "tiny_sounds", "tfds_dir": tfds_dir}
     train, held_out = open_sources(source_spec(config_of(**data, eval_share=0.25)))
@@ -525,3 +539,24 @@ def test_the_report_counts_across_threads(tmp_path):
         thread.join()
     assert report.num_bad == 20
     assert len(listed(tmp_path / "bad.csv")) == 21
+
+
+def test_a_list_of_bad_audio_that_is_damaged_is_named_and_begun_anew(tmp_path, caplog):
+    file = tmp_path / "bad_audio.csv"
+    for content in (b"\xff\x00\xfe", b"path,reason\n\x80" * 3, b'"' + 200_000 * b"x", b"path\na\n"):
+        caplog.clear()
+        file.write_bytes(content)
+        report = BadAudioReport(file, 0.5)
+        (record,) = caplog.records
+        assert f"{file} is damaged" in record.message
+        assert "\n" not in record.message
+        report.bad("odd \udce9.wav", "empty")  # a name that is no text
+        report.bad("b.wav", "empty, too")
+    caplog.clear()
+    again = BadAudioReport(file, 0.5)
+    again.bad("odd \udce9.wav", "empty")
+    assert caplog.text == ""
+    lines = file.read_bytes().splitlines()
+    assert lines == [b"path,reason", b"odd \xe9.wav,empty", b'b.wav,"empty, too"']
+    again.forget()
+    assert file.read_bytes().splitlines() == lines[:2]

@@ -1,11 +1,13 @@
 """Checkpoints: what is kept, strict names, and a disk that fills up while writing."""
 
+import errno
 import json
 import logging
 import math
 import random
 import resource
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,10 @@ import numpy as np
 import optax
 import pytest
 
+from configs import pretrain
 from conformer_jax.errors import UserError
 from conformer_jax.steps import state
-from conformer_jax.training import checkpoint, saved_files
+from conformer_jax.training import checkpoint, saved_files, workdir
 
 
 def make_state(step=0, width=4, **more):
@@ -113,6 +116,48 @@ def test_a_disk_that_fills_up_while_writing_loses_nothing(checkpoints):
     assert "\n" not in str(e.value)
     restored, _ = checkpoints.restore(make_state(0))
     assert int(restored.step) == 1
+
+
+HASTE = {"preempted": {}}
+
+
+def test_a_checkpoint_saved_in_haste_stays_until_its_replacement_is_whole(
+    checkpoints, tmp_path, monkeypatch
+):
+    folder, config = tmp_path / "checkpoints", pretrain.get_config("smoke")
+    checkpoints.save(make_state(1), {**HASTE, "config": config.to_dict()}, 0.0)
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(UserError, match=r"no room for a checkpoint.* goes on from step 1"):
+            checkpoints.save(make_state(1), {}, 0.5)
+    assert "preempted" in checkpoint.read_meta(tmp_path)
+    # A kill in the midst of writing: nothing is whole, and the former comes back with the run.
+    monkeypatch.setattr(checkpoints._manager, "save", lambda *args, **kwargs: None)
+    checkpoints.save(make_state(1), {}, 0.5)
+    assert not (folder / "1").exists()
+    workdir.claim(tmp_path, config)
+    again = checkpoint.Checkpoints(tmp_path)
+    restored, meta = again.restore(make_state(0))
+    assert (int(restored.step), "preempted" in meta) == (1, True)
+    again.save(make_state(1), {}, 0.5)
+    again.wait()
+    again.close()
+    assert "preempted" not in checkpoint.read_meta(tmp_path)
+    assert not list(tmp_path.glob("replaced*"))
+
+
+def test_a_replacement_that_cannot_be_written_leaves_what_was_there(checkpoints, tmp_path):
+    checkpoints.save(make_state(1), HASTE, 0.0)
+    checkpoints.wait()
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints._manager.save = full
+    with pytest.raises(UserError, match=r"no space left; .* goes on from step 1"):
+        checkpoints.save(make_state(1), {}, 0.5)
+    assert checkpoints.steps() == [1]
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(checkpoints, tmp_path, caplog):

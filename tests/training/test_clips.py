@@ -120,7 +120,15 @@ def test_a_run_of_before_keeps_the_split_by_name(tmp_path, caplog):
     assert len(old.held_out) == 10
     assert ids(old.held_out) != ids(sources.held_out)
     clips.write(workdir, known, old.train)
-    assert ids(opened(config, workdir, {})[0].held_out) == ids(old.held_out)
+    # Also when it goes on once more, with a record: copies on both sides, and clips that are new.
+    assert opened(config, workdir, META)[1].by_name
+    assert ids(opened(config, workdir, META)[0].held_out) == ids(old.held_out)
+    copies = [0] * 20 + [*range(20, 40)]
+    config, workdir, _ = begun(tmp_path / "b", NAMES, copies)
+    (workdir / clips.FILE).unlink()
+    old, known = opened(config, workdir, {})
+    clips.write(workdir, known, old.train)
+    assert ids(opened(config, workdir, META)[0].held_out) == ids(old.held_out)
     (workdir / clips.FILE).write_bytes(b"PK\3\4 no more")
     opened(config, workdir, META)
     assert "is damaged" in caplog.text
@@ -129,7 +137,7 @@ def test_a_run_of_before_keeps_the_split_by_name(tmp_path, caplog):
 
 def judged(config, workdir):
     sources, known = opened(config, workdir)
-    return clips.judge(config, known.encoder, sources.held_out)
+    return clips.judge(config, known.encoder, *sources)
 
 
 def test_an_encoder_is_asked_what_it_has_heard(tmp_path, caplog):
@@ -151,6 +159,21 @@ def test_an_encoder_is_asked_what_it_has_heard(tmp_path, caplog):
     tuned.data.refuse_heard = True
     with pytest.raises(UserError, match=r"config\.data\.refuse_heard: the encoder of .* has heard"):
         judged(tuned, tmp_path)
+
+
+def test_copies_that_are_trained_on_and_held_out_are_counted(tmp_path, caplog):
+    config = config_of(write(tmp_path, NAMES, [*range(39), 3]), "finetune")  # 39.wav is 3.wav
+    lines = (tmp_path / "manifest.csv").read_text().splitlines()
+    folds = [f"{line},{i % 4}" for i, line in enumerate(lines[1:])]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,fold", *folds]))
+    config.data.eval_folds = ("0",)
+    assert judged(config, tmp_path) == {}
+    assert caplog.text == ""
+    folds[39] = "39.wav,b,0"
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,fold", *folds]))
+    assert judged(config, tmp_path) == {"copies": 1}
+    assert "1 of the 11 held-out clips are trained on, too" in caplog.text
+    assert "such as 39.wav" in caplog.text
 
 
 def test_what_was_heard_travels_with_fine_tuning_and_in_encoder_files(tmp_path, caplog):
@@ -185,8 +208,8 @@ def test_what_is_not_recorded_is_said_once_and_never_counted(tmp_path, caplog):
     config.init_from = "pretrained:tiny"
     assert judged(config, tmp_path) == {}
     assert judged(config, tmp_path) == {}
-    said = "what the encoder of pretrained:tiny has heard is not recorded"
-    assert [record.getMessage() for record in caplog.records].count(said) <= 1
+    said = "pretrained:tiny does not say which clips its encoder has heard"
+    assert caplog.text.count(said) <= 1
     config.data.refuse_heard = True
     with pytest.raises(UserError, match="is not recorded; take an encoder of this version"):
         judged(config, tmp_path)

@@ -1,6 +1,7 @@
 """An encoder as one file: round trip, what is refused, and the one that comes with the package."""
 
 import json
+import os
 
 import jax
 import ml_dtypes
@@ -41,6 +42,15 @@ def test_round_trip_to_bfloat16(tmp_path):
     for ours, theirs in zip(jax.tree.leaves(encoder), jax.tree.leaves(ENCODER), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_array_equal(ours, theirs.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_others_may_read_the_file_as_any_other(tmp_path):
+    before = os.umask(0o027)
+    try:
+        encoder_file.save(tmp_path / "e.safetensors", ENCODER, META)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "e.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_other_files_are_refused(tmp_path):

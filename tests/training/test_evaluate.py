@@ -1,10 +1,13 @@
 """The figures of an evaluation: with labels that training did not have, and without."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from conformer_jax.errors import UserError
 from conformer_jax.evaluation.predictions import Predictions
-from conformer_jax.training import evaluate
+from conformer_jax.training import evaluate, selection
 
 
 def found_of(labels, logits):
@@ -41,3 +44,40 @@ def test_negatives_of_every_class_stay():
     logits = [[0.0, 0, 0], [1.0, 0, 0], [-1.0, 0, 0], [2.0, 0, 0]]
     record = evaluate.whole_set(found_of(labels, logits), True, KNOWN)
     assert record["mAP_known"] == pytest.approx((1 + 2 / 3) / 2)  # ranks 1 and 3 of three clips
+
+
+class Steps:
+    """Stands in for Checkpoints: `lost` cannot be read, `gone` are not there."""
+
+    def __init__(self, lost, gone):
+        self.lost, self.gone = lost, gone
+
+    def wait(self):
+        pass
+
+    def steps(self):
+        return [step for step in (2, 4, 6, 8) if step not in self.gone]
+
+    def restore(self, state, step):
+        if step in (*self.lost, *self.gone):
+            raise UserError(f"step {step}: damaged")
+        return SimpleNamespace(replace=lambda step, kept=step: kept), {}
+
+
+@pytest.mark.parametrize(
+    ("lost", "gone", "expected"),
+    [((), (), 4), ((4,), (), 8), ((), (4, 8), 2), ((4, 8), (2,), 6), ((4,), (2, 8), 6)],
+)
+def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next_best(lost, gone, expected, caplog):
+    steps = Steps(lost, gone)
+    judge = evaluate.Judge(None, None, None, None, log=None, checkpoints=steps, abstract_state=None)
+    now = SimpleNamespace(step=6)  # in memory, so never lost
+    ranking = selection.ranking(
+        [{"step": s, "accuracy": v} for s, v in ((2, 0.5), (4, 0.9), (6, 0.4), (8, 0.6))],
+        "accuracy",
+    )
+    assert ranking == [4, 8, 2, 6]
+    state, best_step = judge._best_state(now, 6, ranking)
+    assert best_step == expected
+    assert state == (now if expected == 6 else expected)
+    assert ("checkpoint of step 4 is lost: step 4: damaged" in caplog.text) == (expected != 4)

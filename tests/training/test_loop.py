@@ -502,7 +502,7 @@ def test_without_patience_the_best_is_looked_for_to_the_last_step(validating, tm
 
 
 @finetuned
-def test_a_validating_run_that_was_stopped_ends_in_the_same_bits(validating, tmp_path):
+def test_a_validating_run_that_was_stopped_ends_in_the_same_bits(validating, tmp_path, caplog):
     config, program_of = validating
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     loop.train_and_evaluate(config, whole, program_of())
@@ -517,6 +517,7 @@ def test_a_validating_run_that_was_stopped_ends_in_the_same_bits(validating, tmp
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 6, 7]
     assert_same(final_state(whole, program_of()), final_state(stopped, program_of()))
     assert records(whole) == records(stopped)
+    assert "lost, cut or damaged" not in caplog.text  # the validation was made again
 
 
 @pytest.mark.parametrize("finished", ["pretrain"], indirect=True)

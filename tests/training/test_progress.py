@@ -1,6 +1,7 @@
 """Where the progress bar is drawn, and that it fits; the curves."""
 
 import fcntl
+import logging
 import os
 import struct
 import sys
@@ -9,7 +10,7 @@ import termios
 import matplotlib.pyplot as plt
 
 from configs import finetune, pretrain
-from conformer_jax.training import curves, progress
+from conformer_jax.training import curves, opening, progress
 
 RECORD = {"loss": 4.321, "contrastive_accuracy": 0.123, "clips_per_s": 30.5, "gradient_norm": 1.0}
 
@@ -65,3 +66,26 @@ def test_curves_show_the_control_beside_the_run(tmp_path):
     red = [(image[..., 0] - image[..., 1:3].max(-1) > 0.6).sum() for image in (alone, both)]
     assert red[0] == 0
     assert red[1] > 100
+
+
+def test_a_warning_is_said_once_whoever_has_it_again(capsys):
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        progress.set_up_logging()
+        for number in (1, 1, 2):
+            logging.warning("WARNING %d clips", number)
+            logging.info("%d clips", 3)
+        assert capsys.readouterr().err.splitlines() == [
+            *("WARNING 1 clips", "3 clips", "3 clips", "WARNING 2 clips", "3 clips")
+        ]
+    finally:
+        root.handlers[:], root.level = before
+
+
+def test_a_probe_has_no_steps_and_none_is_said(tmp_path, capsys):
+    config = finetune.get_config("probe")
+    log = opening.open_log(config, tmp_path, 0)
+    log.write(0, "eval", {"accuracy": 0.5})
+    log.close()
+    assert capsys.readouterr().err == "held out: acc 0.500\n"
