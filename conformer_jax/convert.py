@@ -18,9 +18,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m conformer_jax.convert",
-        description="Turn a state dict of torchaudio 2.8's conformer_wav2vec2, of any size, into an "
-        "encoder file for config.init_from and conformer_jax.load; or a trained encoder of ours "
-        "into such a state dict. Every layer of both is computed and compared.",
+        description="Turn a state dict of torchaudio 2.8's conformer_wav2vec2, of any size, into "
+        "an encoder file for config.init_from and conformer_jax.load; or a trained encoder of "
+        "ours into such a state dict. Every layer of both is computed and compared.",
     )
     add = made.add_argument
     add("origin", metavar="FROM", help="state dict (.safetensors, .npz, .pt where torch is "

@@ -97,7 +97,9 @@ def to_ours(state: dict, *, heads: int | None = None, stride: int = 4) -> Conver
             raise UserError(f"the state dict lacks {theirs}: is it whole?")
         used.add(theirs)
         array = np.asarray(known[theirs], np.float32)
-        encoder[ours] = _checked(theirs, _ours(array, layout, spec), _shape(ours, spec, num_mels))
+        shape = _shape(ours, spec, num_mels)
+        # A view is not what safetensors would write.
+        encoder[ours] = np.ascontiguousarray(_checked(theirs, _ours(array, layout, spec), shape))
         if not np.isfinite(encoder[ours]).all():
             raise UserError(f"{theirs} holds numbers that are not finite")
     left_out = set(known) - used
@@ -177,7 +179,7 @@ def _spec(known, heads, stride):
 def _shape(ours, spec, num_mels):
     """Of a tensor of ours."""
     width, inner, heads = spec.width, spec.feed_forward_width, spec.num_heads
-    first, _, part = ours.partition("/")
+    first = ours.partition("/")[0]
     of_kernel = {
         "stack": (num_mels * spec.stride, spec.feature_dim),
         "projection": (spec.feature_dim, width),
