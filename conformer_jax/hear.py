@@ -54,7 +54,7 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_scene_embeddings(audio, model: HearModel):
-    """audio [n_sounds, n_samples], float in [-1, 1] at the model's rate -> float32 [n_sounds, E]."""
+    """audio [n_sounds, n_samples], -1 to 1 at the model's rate -> float32 [n_sounds, E]."""
     sounds, answer = _checked(audio)
     vectors = [model.loaded.embed(sound, model.sample_rate).clip for sound in sounds]
     return answer(np.stack(vectors).astype(np.float32))

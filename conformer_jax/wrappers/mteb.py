@@ -26,10 +26,9 @@ class Encoder:
         """What the results are filed under."""
         from mteb.models import ModelMeta
 
-        meta = ModelMeta.create_empty() if hasattr(ModelMeta, "create_empty") else ModelMeta()
         name = self._name.strip("/").replace(":", "-").split("/")[-1]
-        return meta.model_copy(
-            update={
+        return ModelMeta.create_empty(
+            overwrites={
                 "name": f"conformer_jax/{name}",
                 "revision": self._model.digest,
                 "modalities": ["audio"],
@@ -37,6 +36,7 @@ class Encoder:
             }
         )
 
+    # What else it is handed, such as batch_size, changes no vector.
     def encode(self, inputs, *, task_metadata=None, hf_split="", hf_subset="", prompt_type=None,
                **_):  # fmt: skip
         """Batches of {'audio': [{'array', 'sampling_rate'}, ...]} -> float32 [n, E]."""
