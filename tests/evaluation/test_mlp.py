@@ -8,7 +8,7 @@ import pytest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import mlp, probe
 
-SETTINGS = types.SimpleNamespace(hidden_width=32, grid_points=2, max_epochs=60, patience=20)
+SETTINGS = types.SimpleNamespace(hidden_width=32, grid_points=2, max_epochs=300, patience=20)
 
 
 def rings(seed, n=240):
