@@ -7,8 +7,9 @@ import pytest
 
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import mlp, probe
+from conformer_jax.steps import metrics
 
-SETTINGS = types.SimpleNamespace(hidden_width=32, grid_points=2, max_epochs=300, patience=20)
+SETTINGS = types.SimpleNamespace(hidden_width=32, grid_points=2, max_epochs=60, patience=20)
 
 
 def rings(seed, n=240):
@@ -25,9 +26,10 @@ def test_it_learns_what_a_line_cannot(multi_label):
     x, labels = rings(0)
     found = mlp.fit(x, labels, SETTINGS, multi_label=multi_label, seed=0)
     other, truth = rings(1)
-    assert (found(other).argmax(1) == truth.argmax(1)).mean() > 0.95
+    figure = "mAP" if multi_label else "accuracy"  # what chose it
+    assert metrics.figures(found(other), truth)[figure] > 0.95
     line = probe.fit_linear(x, labels, multi_label=multi_label, l2=1e-2, max_iterations=50)
-    assert (line(other).argmax(1) == truth.argmax(1)).mean() < 0.7
+    assert metrics.figures(line(other), truth)[figure] < 0.8
     if not multi_label:
         again = mlp.fit(x, labels, SETTINGS, multi_label=False, seed=0)
         np.testing.assert_array_equal(again(other), found(other))
