@@ -107,12 +107,13 @@ def run(model: Portable, exported, clips: list[Case]) -> Result:
         apart = [np.abs(found[name] - wanted[name])[real].max() for name in wanted]
         differences[case.name] = float(np.max(apart))
     long = clips[3]
+    one = Case(long.name, long.audio[:1], long.num_samples[:1])
     seconds = _median(lambda: exported(long.audio, long.num_samples))
     return Result(
         differences,
         float(long.num_samples[0]) / model.sample_rate,
         seconds / len(long.num_samples),
-        _median(lambda: in_jax(clips[3]._replace(num_samples=long.num_samples[:1]))),
+        _median(lambda: in_jax(one)),
     )
 
 
