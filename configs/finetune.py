@@ -6,6 +6,8 @@
                                     package: in a minute, what it is worth on sound of one's own
     :esc50                          ESC-50 fold 1, from the encoder that comes with the package;
                                     needs --config.data.manifest=FILE with a fold column
+    :hear                           as the benchmark HEAR judges the frozen encoder: a shallow
+                                    network on its embeddings, the best of a grid
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import dataclasses
 from configs import base, pretrain
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50")
+VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "hear")
 
 
 def get_config(variant: str = ""):
@@ -30,6 +32,7 @@ def get_config(variant: str = ""):
         "large": large,
         "probe": probe,
         "esc50": esc50,
+        "hear": hear,
     }[variant](config)
     return config
 
@@ -83,6 +86,12 @@ def probe(config):
     tiny(config)
     config.update(name="probe", task="linear_probe", init_from="pretrained:tiny")
     config.classifier.update(pooling="statistics", layers="all")
+
+
+def hear(config):
+    """HEAR's protocol; with folds: python -m conformer_jax.cross_validate, same arguments."""
+    probe(config)
+    config.update(name="hear", task="mlp_probe", compare_with_scratch=False)
 
 
 def esc50(config):

@@ -16,8 +16,9 @@ import ml_collections
 from conformer_jax.errors import UserError, unknown
 from conformer_jax.ranges import Each, OneOf, Range, Within
 
-_TASKS = ("pretrain", "finetune", "linear_probe", "knn")
-_TRAINED, _LABELLED = ("pretrain", "finetune"), ("finetune", "linear_probe", "knn")
+_TASKS = ("pretrain", "finetune", "linear_probe", "knn", "mlp_probe")
+_TRAINED = ("pretrain", "finetune")
+_LABELLED = ("finetune", "linear_probe", "knn", "mlp_probe")
 
 # Which tasks read a section, or a field of one; all tasks read what is not named here. What a task
 # does not read may differ between a run and its continuation.
@@ -46,8 +47,8 @@ _READ_BY = {
 
 _FIELDS = ml_collections.ConfigDict()  # the fields as they are declared
 _FIELDS.name = "base"  # names the default workdir, runs/<name>
-# 'pretrain' or 'finetune': which step function the loop takes; 'linear_probe' or 'knn': no
-# loop, the encoder stays as it is.
+# 'pretrain' or 'finetune': which step function the loop takes; 'linear_probe', 'knn' or
+# 'mlp_probe': no loop, the encoder stays as it is.
 _FIELDS.task = OneOf(*_TASKS)
 # Root of every random number: parameters, batches, masks, dropout.
 _FIELDS.seed = Within(0, least=0, most=2**32 - 1)
@@ -143,7 +144,8 @@ h.init = OneOf("random", "probe")
 h.dropout = Within(0.1, least=0, below=1)
 h.multi_label = False  # one label a clip, cross-entropy; True: several, binary cross-entropy
 
-# Linear probe and nearest neighbours on frozen embeddings (evaluation/probe.py).
+# Linear probe, nearest neighbours and HEAR's network on frozen embeddings (evaluation/probe.py,
+# evaluation/mlp.py).
 _FIELDS.probe = b = ml_collections.ConfigDict()
 # Weight of half the squared norm of the linear probe's standardised weights.
 b.l2 = Within(1e-2, least=0)
@@ -151,6 +153,12 @@ b.max_iterations = Within(100, least=1)  # of L-BFGS
 b.neighbors = Within(20, least=1)  # k of kNN (Wu et al. 2018: 200 of 1.3 M images; DINO: 20)
 # A neighbour's vote is exp(cosine similarity / temperature) (likewise).
 b.temperature = Within(0.07, above=0, most=100)
+# mlp_probe (HEAR, Turian et al. 2022).
+b.hidden_width = Within(1024, least=1, most=65536)
+# Of the grid of depths (1, 2) and learning rates (3.2e-3 to 1e-4), the first so many.
+b.grid_points = Within(8, least=1, most=8)
+b.max_epochs = Within(500, least=1)
+b.patience = Within(20, least=1)  # looks, one every 3 epochs, without improvement
 
 # Augmentation while fine-tuning (steps/augment.py); 0 switches a part off.
 _FIELDS.augment = a = ml_collections.ConfigDict()

@@ -51,7 +51,7 @@ def changed(name, value, module=pretrain):
         ("classifier.dropout", -0.1, "at least 0 and below 1"),
         ("conformer.kernel_sizes", (5, -3), "numbers, each at least 1 and at most 1023"),
         ("synthetic.snr_db", (0.0,), "2 numbers, each at least -100 and at most 200"),
-        ("task", "train", "one of pretrain, finetune, linear_probe, knn"),
+        ("task", "train", "one of pretrain, finetune, linear_probe, knn, mlp_probe"),
         ("target", "quantized", "one of linear, gumbel"),
         ("classifier.pooling", "median", "one of mean, max, statistics, attention, linear_soft"),
         ("classifier.layers", "first", "one of last, all"),

@@ -35,6 +35,15 @@ ROOMS = {
         "fields",
         "errors",
     ),  # a trained model at work
+    "exporting": (
+        "inference",
+        "steps",
+        "data",
+        "models",
+        "fields",
+        "errors",
+    ),  # a trained model for other programs
+    "wrappers": ("inference",),  # a trained model for the evaluation kits of others
     "command": ("training", "evaluation", "data", "errors"),  # what commands share
     "reporting": ("training", "evaluation", "steps", "data", "models", "errors"),  # the page
     "measuring": (
@@ -165,6 +174,7 @@ def test_data_does_not_import_jax():
 
 
 def test_tensorflow_is_imported_by_the_input_pipeline_and_the_builders_only():
+    """exporting/tflite.py asks for it by name, where that format is wanted."""
     users = {name for name in FILES if "tensorflow" in roots(name)}
     assert "data/input_pipeline.py" in users
     assert {n for n in users if not n.startswith("data/datasets/")} == {"data/input_pipeline.py"}

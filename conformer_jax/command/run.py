@@ -70,6 +70,7 @@ def with_control(config, workdir, prepared=None, embeddings=None):
     done = {
         "finetune": "fine-tuned",
         "linear_probe": "linear probe",
+        "mlp_probe": "HEAR's network",
         "knn": f"{config.probe.neighbors} nearest neighbors",
     }[config.task]
     origin = "pre-trained" if config.init_from else "from scratch"

@@ -122,7 +122,7 @@ def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int) 
       UserError: an embedding is not finite.
     """
     x = np.asarray(x, np.float64)
-    mean, deviation = _standardisation(x)
+    mean, deviation = standardisation(x)
     standard = ((x - mean) / deviation).astype(np.float32)
     kernel, bias = jax.device_get(
         _minimise(standard, np.asarray(labels, np.float32), l2, multi_label, max_iterations)
@@ -131,7 +131,7 @@ def fit_linear(x, labels, *, multi_label: bool, l2: float, max_iterations: int) 
     return Linear(kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32))
 
 
-def _standardisation(x):
+def standardisation(x):
     """Mean and deviation [E] of embeddings [n, E]; infinite for one that hardly varies (of a dead
     unit), which would be blown up to noise."""
     if not np.isfinite(x).all():
@@ -221,7 +221,7 @@ def find_neighbours(
     Raises:
       UserError: an embedding is not finite.
     """
-    mean, deviation = _standardisation(train)
+    mean, deviation = standardisation(train)
     scale = 1 / deviation
     arrays = (mean, scale, _unit((train - mean) * scale), labels)
     return Neighbours(

@@ -93,6 +93,11 @@ def _of_workdir(path) -> Trained:
         raise UserError(f"{path} is no workdir of a run and no bundle: no config.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+    if task == "mlp_probe":
+        raise UserError(
+            f"{path} judges an encoder and keeps no model: for one to use, train a linear probe "
+            f"(--config=configs/finetune.py:probe)"
+        )
     if task in ("linear_probe", "knn"):
         if not (path / model_file.NAME).exists():
             raise UserError(f"{path} is a probe that has not saved itself: run its command again")

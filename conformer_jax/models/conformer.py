@@ -192,9 +192,10 @@ class Encoder(nn.Module):
         """
         batch, frames, bins = features.shape
         stride = self.spec.stride
-        num_tokens = max(frames // stride, 1)
-        short = max(0, num_tokens * stride - frames)
-        features = jnp.pad(features, ((0, 0), (0, short), (0, 0)))[:, : num_tokens * stride]
+        num_tokens = jax.core.max_dim(frames // stride, 1)  # which may be left open in an export
+        # Less than nothing is cut off.
+        short = num_tokens * stride - frames
+        features = jax.lax.pad(features, 0.0, ((0, 0, 0), (0, short, 0), (0, 0, 0)))
         x = self.stack(features.reshape(batch, num_tokens, stride * bins))
         count = valid_frames.sum(-1)
         count = jnp.maximum(count // stride, count > 0)

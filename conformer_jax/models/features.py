@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import librosa
 import numpy as np
@@ -76,11 +77,13 @@ class FeatureSpec:
         frames = 1 + covered // self.hop_length
         if isinstance(num_samples, int):
             return max(frames, 1) if num_samples else 0
+        if jax.export.is_symbolic_dim(num_samples):  # a length that an export leaves open
+            return frames if self.center else jax.core.max_dim(frames, 1)
         return jnp.where(num_samples > 0, jnp.maximum(frames, 1), 0)
 
 
 @functools.lru_cache(maxsize=8)
-def _fourier_and_mel(spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
+def fourier_and_mel(spec: FeatureSpec) -> tuple[np.ndarray, np.ndarray]:
     """Windowed cosines and sines [window, 2 bins], mel filters [bins, F]; float32."""
     window = librosa.filters.get_window("hann", spec.window_length, fftbins=True)
     time, bins = np.arange(spec.window_length)[:, None], np.arange(spec.fft_size // 2 + 1)
@@ -101,7 +104,8 @@ def _frames(audio: jax.Array, length: int, hop: int, count: int) -> jax.Array:
     """Overlapping windows [B, count, length] of [B, N]: hop-long pieces side by side, no gather."""
     pieces = -(-length // hop)
     total = (count + pieces - 1) * hop
-    audio = jnp.pad(audio, ((0, 0), (0, max(0, total - audio.shape[1]))))[:, :total]
+    # A negative pad cuts off: where an export leaves the length open its sign cannot be told.
+    audio = jax.lax.pad(audio, 0.0, ((0, 0, 0), (0, total - audio.shape[1], 0)))
     chunks = audio.reshape(audio.shape[0], -1, hop)
     windows = [chunks[:, i : i + count] for i in range(pieces)]
     return jnp.concatenate(windows, axis=-1)[..., :length]
@@ -121,7 +125,7 @@ def log_mel(
     Returns:
       features [B, T, F] float32, 0 where not valid; valid [B, T] bool.
     """
-    fourier, mel = _fourier_and_mel(spec)
+    fourier, mel = fourier_and_mel(spec)
     scale = 1.0 / 32768.0 if audio.dtype == jnp.int16 else 1.0
     real = jnp.arange(audio.shape[1]) < num_samples[:, None]
     audio = jnp.where(real, audio.astype(jnp.float32) * scale, 0.0)

@@ -227,6 +227,7 @@ def _levels(run, name):
 _TASKS = {
     "finetune": "fine-tuning",
     "linear_probe": "linear probe of the frozen encoder",
+    "mlp_probe": "HEAR's shallow network on the frozen encoder",
     "knn": "nearest neighbours in the frozen encoder's space",
 }
 

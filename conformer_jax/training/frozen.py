@@ -1,4 +1,4 @@
-"""The tasks 'linear_probe' and 'knn': what `loop.train_and_evaluate` is to the others.
+"""The tasks 'linear_probe', 'knn' and 'mlp_probe': what `loop.train_and_evaluate` is to the others.
 
 The encoder stays as config.init_from left it (random where that is ''), every clip is embedded
 once, and there are no steps: a second run begins anew, but in cross-validation.
@@ -15,7 +15,7 @@ from conformer_jax import fields
 from conformer_jax.data import buckets, host_loader
 from conformer_jax.data.sources import Subset
 from conformer_jax.errors import UserError
-from conformer_jax.evaluation import predictions, probe
+from conformer_jax.evaluation import mlp, predictions, probe
 from conformer_jax.training import (
     clips,
     digest,
@@ -122,21 +122,35 @@ def _evaluate(config, workdir, prepared, embeddings):
     known, unknown = (
         kept.embed(encoder, source, report, embed) for source in (train_source, eval_source)
     )
-    score = probe.fit(
-        known,
-        config.probe,
-        neighbours=config.task == "knn",
-        multi_label=config.classifier.multi_label,
-    )
+    score = _fit(config, known)
     record, held_out, found = _scored(config, data, known, unknown, score, classes)
     held_out.update(heard)
     _write(config, workdir, held_out, found)
-    probe_file.save(workdir, config, data.label_names, state, score)
+    if config.task != "mlp_probe":  # which judges an encoder and is no model to use
+        probe_file.save(workdir, config, data.label_names, state, score)
     if jax.process_index() == 0:
         done = {"asked": asked, "train": record, "held_out": held_out}
         done["files"] = [name for name in _BESIDE if (workdir / name).exists()]
         workdirs.write_json(file, {**done, "sha256": _sha256(done)})
     return loop.Result(record, held_out, config, compiled, len(train_source))
+
+
+def _fit(config, known):
+    """What classifies the embeddings of the training clips."""
+    multi_label = config.classifier.multi_label
+    if config.task != "mlp_probe":
+        neighbours = config.task == "knn"
+        return probe.fit(known, config.probe, neighbours=neighbours, multi_label=multi_label)
+    rows = known["valid"] > 0
+    found = mlp.fit(
+        known["embedding"][rows],
+        known["labels"][rows],
+        config.probe,
+        multi_label=multi_label,
+        seed=config.seed,
+    )
+    logging.info("chosen on a fifth of the training clips: %s", found.found)
+    return found
 
 
 def clips_by_length(config, source, report):
@@ -164,7 +178,7 @@ def _scored(config, data, known, unknown, score, classes):
 
     found, held_out = figures(unknown, data.held_out)
     record = {}
-    if config.task == "linear_probe":  # a training clip is its own nearest neighbour
+    if config.task != "knn":  # a training clip is its own nearest neighbour
         record = figures(known, data.train)[1]
         held_out["train_accuracy"] = record["accuracy"]
     return record, held_out, found

@@ -103,7 +103,8 @@ _LABELS = _Task(
     embed_step=finetune.finetune_embed_step,
     depth=finetune.depth,
 )
-_TASKS = {"pretrain": _PRETRAIN, "finetune": _LABELS, "linear_probe": _LABELS, "knn": _LABELS}
+_FROZEN = ("linear_probe", "knn", "mlp_probe")
+_TASKS = {"pretrain": _PRETRAIN, "finetune": _LABELS} | dict.fromkeys(_FROZEN, _LABELS)
 TASKS = tuple(_TASKS)
 
 # What XLA is told about the training step beyond its own defaults, by platform.
@@ -148,7 +149,7 @@ def without_statistics(config):
 def check(config) -> None:
     """Raises UserError for a value out of range, and for a head that the task has no use for."""
     fields.check(config)
-    probes = config.task in ("linear_probe", "knn") or (
+    probes = config.task in _FROZEN or (
         config.task == "finetune" and config.classifier.init == "probe"
     )
     if probes and config.classifier.pooling == "linear_softmax":

@@ -102,7 +102,11 @@ def _of_checkpoint(file, wanted):
 def _check_task(saved, wanted, path):
     """Raises UserError where the finished results of another task would be replaced."""
     task = (saved or {}).get("task")
-    finished = (path / "metrics.jsonl").exists() and task in ("linear_probe", "knn")
+    finished = (path / "metrics.jsonl").exists() and task in (
+        "linear_probe",
+        "knn",
+        "mlp_probe",
+    )
     if finished and task != wanted["task"]:
         raise UserError(
             f"{path} holds the results of another task (task: {task!r} -> {wanted['task']!r}): "

@@ -1,0 +1,54 @@
+"""python -m conformer_jax.convert, there and back."""
+
+import sys
+
+import numpy as np
+import safetensors.numpy
+from exporting.test_prototype import STATE
+
+import conformer_jax
+from conformer_jax import convert
+
+
+def test_a_state_dict_becomes_an_encoder_file_and_comes_back(tmp_path, capsys):
+    np.savez(tmp_path / "theirs.npz", **STATE)
+    ours = tmp_path / "ours.safetensors"
+    assert convert.main([str(tmp_path / "theirs.npz"), str(ours)]) == 1
+    assert "--heads" in capsys.readouterr().err
+    assert not ours.exists()
+    assert convert.main([str(tmp_path / "theirs.npz"), str(ours), "--heads=4"]) == 0
+    said = capsys.readouterr().out
+    assert "block 1" in said
+    assert "66 of 69 tensors converted" in said
+    assert "left out: mask_generator.mask_embedding" in said
+    assert "features are not normalised" in said
+    vectors = conformer_jax.load(ours).embed(np.zeros(8000, np.float32), 16000)
+    assert vectors.frames.shape[1] == 32
+    back = tmp_path / "back.safetensors"
+    assert convert.main([str(ours), str(back)]) == 0
+    state = safetensors.numpy.load_file(back)
+    assert len(state) == 66
+    for name, array in state.items():  # of bfloat16
+        np.testing.assert_allclose(array, STATE[f"wav2vec2.{name}"], rtol=4e-3, atol=1e-7)
+
+
+def test_what_cannot_be_read_is_refused_in_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.pt").write_bytes(b"no pickle")
+    (tmp_path / "a.npz").write_bytes(b"no zip")
+    np.savez(tmp_path / "b.npz", **STATE)
+    (tmp_path / "s.json").write_text('{"mean": [1], "deviation": [1]}')
+    out, heads = str(tmp_path / "o.safetensors"), "--heads=4"
+    for arguments, said in (
+        ((tmp_path / "a.pt", out), "torch, which is not installed"),
+        ((tmp_path / "a.npz", out), "cannot be read"),
+        ((tmp_path / "b.npz", tmp_path / "o.bin"), "must end in"),
+        ((tmp_path / "b.npz", tmp_path / "o.npz", heads), "ends in .safetensors"),
+        ((tmp_path / "b.npz", out, heads, f"--statistics={tmp_path}/s.json"), "64 mel bins"),
+        ((tmp_path / "no", out), "there is no"),
+    ):
+        assert convert.main([str(a) for a in arguments]) == 1
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "o.safetensors").exists()
