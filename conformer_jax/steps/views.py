@@ -129,15 +129,15 @@ def _window(x, length, key, spec):
     bins = x.shape[1]
     length = jnp.maximum(length, 1)
     width = spec.frames * _draws(key, 0, (), *spec.window)
-    room = jnp.maximum(length - width, 0.0)
-    starts = _draws(key, 1, (spec.candidates,)) * jnp.where(room > 0, room, length)
+    fits = length >= width
+    starts = _draws(key, 1, (spec.candidates,)) * jnp.where(fits, length - width, length)
     # The loudest of some candidates: files have silence in them.
     level = jnp.concatenate([jnp.zeros(1), jnp.cumsum(x.mean(1))])
     ends = jnp.minimum(starts + width, length).astype(jnp.int32)
     means = (level[ends] - level[starts.astype(jnp.int32)]) / jnp.maximum(ends - starts, 1.0)
-    start = jnp.where(room > 0, starts[jnp.argmax(means)], starts[0])
+    start = jnp.where(fits, starts[jnp.argmax(means)], starts[0])
     place = start + (jnp.arange(spec.frames) + 0.5) * width / spec.frames - 0.5
-    place = jnp.where(room > 0, jnp.clip(place, 0.0, length - 1.0), place % length)
+    place = jnp.where(fits, jnp.clip(place, 0.0, length - 1.0), place % length)
     before = jnp.floor(place).astype(jnp.int32)
     share = (place - before)[:, None]
     x = (1 - share) * x[before % length] + share * x[(before + 1) % length]
