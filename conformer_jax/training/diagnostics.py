@@ -152,6 +152,13 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
     return found
 
 
+def memorising(guess: Guess, train: dict, held_out: dict) -> list[str]:
+    """A sentence where clips were learned by heart; train, held_out: the last records."""
+    if guess.clip is None:
+        return []
+    return clip_diagnostics.memorising(guess.clip, train, held_out)
+
+
 def final_record(train: dict, held_out: dict) -> dict:
     """What a finished run is judged by: the held-out clips, but for the spread of the targets and
     the share of clips that make a pair.
@@ -178,8 +185,7 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
     if guess.masked:
         lines += _summary_of_masked(guess, held_out)
     found = problems(guess, final_record(train, held_out))
-    if guess.clip is not None:
-        found += clip_diagnostics.memorising(guess.clip, train, held_out)
+    found += memorising(guess, train, held_out)
     lines.append("The run looks healthy." if not found else "The run does not look healthy:")
     return "\n".join(lines + [f"  - {problem}" for problem in found])
 
