@@ -1,8 +1,11 @@
 """Pre-training. `configs/pretrain.py` is the demo on the synthetic corpus, minutes on a laptop.
 
 Variants:
+    :clip    the demo with another objective: two views of a clip find each other
+    :both    the demo with both objectives at once
     :smoke   seconds, for tests
     :tiny    3 M parameters, for hours of audio on a few cores or one small GPU
+    :tiny_clip   the same, two views of a clip find each other: better on a few hours of audio
     :small   18.4 M parameters, the paper's small model
     :large   88.1 M parameters, the paper's large model
 """
@@ -12,7 +15,7 @@ import dataclasses
 from configs import base
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large")
+VARIANTS = ("clip", "both", "smoke", "tiny", "tiny_clip", "small", "large")
 
 
 def get_config(variant: str = ""):
@@ -20,8 +23,20 @@ def get_config(variant: str = ""):
     config = base.get_config()
     config.task = "pretrain"
     config.name = f"pretrain_{variant}" if variant else "pretrain"
-    {"": demo, "smoke": smoke, "tiny": tiny, "small": small, "large": large}[variant](config)
-    suffix = f":{variant}" if variant else ""
+    make = {
+        "": demo,
+        "clip": clip,
+        "both": both,
+        "smoke": smoke,
+        "tiny": tiny,
+        "tiny_clip": tiny_clip,
+        "small": small,
+        "large": large,
+    }
+    make[variant](config)
+    # What follows is the same after any objective, on an encoder of the same size.
+    follows = {"clip": "", "both": "", "tiny_clip": "tiny"}.get(variant, variant)
+    suffix = f":{follows}" if follows else ""
     config.next_command = f"python -m conformer_jax.main --config=configs/finetune.py{suffix}"
     return config
 
@@ -41,6 +56,20 @@ def demo(config):
     config.train.eval_every = 50
     config.checkpoint.every_steps = 100
     config.quantizer.num_entries = 64  # as many clips as the demo hears cannot fill 320
+
+
+def clip(config):
+    """The demo's sound and minutes, two views of a clip finding each other."""
+    demo(config)
+    config.objective = "clip"
+    config.data.batch_size = 32
+    config.optimizer.update(learning_rate=5e-4, b2=0.95, weight_decay=0.05)
+
+
+def both(config):
+    """The sum of that and of the demo's objective."""
+    clip(config)
+    config.objective = "both"
 
 
 def smoke(config):
@@ -64,6 +93,14 @@ def tiny(config):
     config.optimizer.learning_rate = 1e-3
     config.train.update(num_steps=1000, log_every=20, eval_every=250)
     config.checkpoint.every_steps = 250
+
+
+def tiny_clip(config):
+    """The same encoder, two views of a clip finding each other; about half an hour, too."""
+    tiny(config)
+    config.objective = "clip"
+    config.data.update(batch_size=64, eval_batch_size=64)
+    config.optimizer.update(learning_rate=5e-4, warmup_share=0.1, b2=0.95, weight_decay=0.05)
 
 
 def small(config):

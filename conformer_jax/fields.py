@@ -23,11 +23,15 @@ _LABELLED = ("finetune", "linear_probe", "knn", "mlp_probe")
 # Which tasks read a section, or a field of one; all tasks read what is not named here. What a task
 # does not read may differ between a run and its continuation.
 _READ_BY = {
+    "objective": ("pretrain",),
+    "clip": ("pretrain",),
+    "views": ("pretrain",),
     "target": ("pretrain",),
     "masking": ("pretrain",),
     "wav2vec2": ("pretrain",),
     "quantizer": ("pretrain",),
     "losses.diversity_weight": ("pretrain",),
+    "losses.masked_weight": ("pretrain",),
     "losses.label_smoothing": ("finetune",),
     "classifier": _LABELLED,
     "probe": _LABELLED,
@@ -45,6 +49,18 @@ _READ_BY = {
     "compare_with_scratch": _LABELLED,
 }
 
+# And objectives that read no such section or field.
+_NOT_OF = {
+    "clip": ("wav2vec2",),
+    "views": ("wav2vec2",),
+    "losses.masked_weight": ("wav2vec2", "clip"),
+    "target": ("clip",),
+    "masking": ("clip",),
+    "wav2vec2": ("clip",),
+    "quantizer": ("clip",),
+    "losses.diversity_weight": ("clip",),
+}
+
 _FIELDS = ml_collections.ConfigDict()  # the fields as they are declared
 _FIELDS.name = "base"  # names the default workdir, runs/<name>
 # 'pretrain' or 'finetune': which step function the loop takes; 'linear_probe', 'knn' or
@@ -52,6 +68,9 @@ _FIELDS.name = "base"  # names the default workdir, runs/<name>
 _FIELDS.task = OneOf(*_TASKS)
 # Root of every random number: parameters, batches, masks, dropout.
 _FIELDS.seed = Within(0, least=0, most=2**32 - 1)
+# What pre-training learns: 'wav2vec2', to tell a hidden token from others (the paper); 'clip', to
+# tell two views of a clip from those of other clips; 'both', the sum.
+_FIELDS.objective = OneOf("wav2vec2", "clip", "both")
 # 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2).
 _FIELDS.target = OneOf("linear", "gumbel")
 _FIELDS.init_from = ""  # workdir of a run whose encoder parameters are taken; '' for scratch
@@ -108,6 +127,40 @@ w.temperature = Within(0.1, above=0, most=100)  # of the cosine similarities (wa
 # Width in which predictions and codes meet; target 'gumbel' only.
 w.projection_dim = Within(256, least=1, most=65536)
 
+# Clip contrast (models/clip_contrast.py); read where objective is 'clip' or 'both'.
+_FIELDS.clip = c = ml_collections.ConfigDict()
+# 'nt_xent' (SimCLR, Chen et al. 2020), or 'barlow' (Zbontar et al. 2021), for batches under 48.
+c.loss = OneOf("nt_xent", "barlow")
+c.temperature = Within(0.2, above=0, most=100)  # of the cosines (uclser20, Fonseca et al. 2021)
+c.head_width = Within(1024, least=1, most=65536)  # of the projection head; 2048 for `large` (ours)
+c.head_dim = Within(128, least=1, most=65536)  # of what is compared (SimCLR); 256 for 'barlow'
+# Of the correlations between different dimensions, 'barlow' only (Zbontar et al. 2021).
+c.off_diagonal_weight = Within(5e-3, least=0)
+
+# Two views of each clip (steps/views.py), in units of normalised log-mel; 0 switches a part off.
+_FIELDS.views = u = ml_collections.ConfigDict()
+u.length_s = Within(1.92, above=0, most=3600)  # s (ours; Audio Barlow Twins: 1.6 the best)
+# A view is this many times as much of the clip, stretched (BYOL-A, Niizumi et al. 2021).
+u.window = Each(0.6, 1.5, length=2, least=0.05, most=20)
+# And of its mel bins, all where it is over 1 (BYOL-A).
+u.height = Each(0.6, 1.5, length=2, least=0.05, most=20)
+u.candidates = Within(2, least=1, most=100)  # places drawn for a window, the loudest taken (ours)
+# Share of another clip behind, up to (BYOL-A: 0.4; Audio Barlow Twins: 0.2 for 80 hours).
+u.mixup = Within(0.2, least=0, below=1)
+u.noise = Within(0.2, least=0, below=1)  # share and deviation of noise, up to (BYOL-A)
+u.noise_share = Within(0.5, least=0, most=1)  # probability of it (ours)
+u.equaliser = Within(1.0, least=0, most=10)  # highest and lowest of a random curve over bins (ours)
+u.equaliser_share = Within(0.5, least=0, most=1)  # probability of it (ours)
+# Probability that all above a random bin of the upper half is gone (ours).
+u.cutoff_share = Within(0.2, least=0, most=1)
+u.ramp = Within(1.0, least=0, most=10)  # ends of a ramp over time, either sign (BYOL-A)
+# Share of the first view's blocks of tokens that is hidden (ours; AudioMosaic: 0.6 on AudioSet).
+u.hidden_time = Within(0.2, least=0, below=1)
+u.block_tokens = Within(8, least=1, most=1000)  # tokens of such a block (ours)
+# Share of the second view's bands that is hidden (ours; AudioMosaic: 0.4 on AudioSet).
+u.hidden_bands = Within(0.125, least=0, below=1)
+u.bands = Within(8, least=1, most=1024)  # bands, equally wide (ours)
+
 # Product quantizer (models/quantizer.py); read only where target = 'gumbel'.
 _FIELDS.quantizer = q = ml_collections.ConfigDict()
 q.num_groups = Within(2, least=1, most=64)  # G (wav2vec 2.0)
@@ -124,6 +177,8 @@ q.temperature_anneal_share = Within(0.7, least=0, most=1)
 _FIELDS.losses = s = ml_collections.ConfigDict()
 # Of the codebook diversity loss, target 'gumbel' (wav2vec 2.0).
 s.diversity_weight = Within(0.1, least=0)
+# Of the masked loss beside clip contrast, objective 'both' (ours; EAT, Chen et al. 2024: 1 to 1).
+s.masked_weight = Within(0.5, least=0)
 # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label,
 # half of it to the presence and half to the absence of each class (Szegedy et al. 2016).
 s.label_smoothing = Within(0.0, least=0, below=1)
@@ -296,6 +351,8 @@ def is_read(name: str, config: dict) -> bool:
     """Whether a run of this saved config reads the field, such as 'masking.span_length'."""
     section = name.partition(".")[0]
     tasks = set(_READ_BY.get(section, _TASKS)) & set(_READ_BY.get(name, _TASKS))
+    if config["objective"] in _NOT_OF.get(name, _NOT_OF.get(section, ())):
+        return False
     if section == "quantizer" and config["target"] != "gumbel":
         return False
     if section == "synthetic" and (config["data"]["manifest"] or config["data"]["tfds_name"]):

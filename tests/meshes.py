@@ -4,6 +4,7 @@ Writes to <folder>/results.npz the loss of each step and the parameters of every
 each mesh makes of the checkpoint of another one.
 """
 
+import functools
 import pathlib
 import re
 import sys
@@ -12,6 +13,8 @@ import jax
 import numpy as np
 
 from configs import pretrain as pretrain_config
+from conformer_jax.steps import pretrain
+from conformer_jax.steps.state import clip_keys
 from conformer_jax.training import checkpoint, digest, program, sharding
 
 # name: (data, fsdp, tensor), other fields.
@@ -24,6 +27,8 @@ VARIANTS = {
     "4,2,1 scan": ((4, 2, 1), {"conformer.scan_blocks": True}),
     "2,2,2 remat": ((2, 2, 2), {"conformer.remat": "full"}),
 }
+# What a batch is told from lies on all devices: one step of both objectives at once.
+OVER_THE_BATCH = ((8, 1, 1), (2, 2, 2), (1, 8, 1))
 BORN_BY = ("8,1,1", "1,8,1")  # which draw their own parameters; the others take those
 SAVED_BY = "2,2,2"  # whose checkpoint all others restore
 BATCH, SAMPLES, STEPS = 32, 8000, 3
@@ -106,7 +111,41 @@ def main(folder):
         results[f"{name}/restored"] = largest_share(state.params)
         _, results[f"{name}/resumed"] = run(state, [STEPS])
     checkpoints.close()
+    for mesh in OVER_THE_BATCH:
+        for name, value in over_the_batch(mesh).items():
+            results[f"both {mesh}/{name}"] = value
     np.savez(folder / "results.npz", **results)
+
+
+def over_the_batch(mesh):
+    """Metrics and gradients of a step in which every clip is told from all others."""
+    config = config_of(mesh, {"objective": "both", "conformer.kernel_sizes": (3,)})
+    config.clip.update(head_width=16, head_dim=8)
+    config.views.length_s = 0.32
+    built = program.build(config)
+    state = jax.jit(pretrain.init, static_argnums=(0, 1, 2), static_argnames="ema_decay")(
+        *(built.abstract_state.model, built.abstract_state.options, built.abstract_state.optimizer),
+        jax.random.key(0),
+        ema_decay=0.0,
+    )
+    batch = sharding.put_batch(batch_of(0), built.batch_sharding)
+    places = jax.tree.map(lambda leaf: leaf.sharding, built.abstract_state)
+
+    @functools.partial(jax.jit, in_shardings=(places, built.batch_sharding))
+    def gradients(state, batch):
+        batch = {**batch, "keys": clip_keys(jax.random.key(1), BATCH)}
+
+        def loss(params):
+            total, pairs, _ = pretrain.OBJECTIVES["both"].forward(state, params, batch, train=True)
+            return total / pairs["loss"][1], pairs
+
+        return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+    (_, pairs), grads = gradients(jax.device_put(state, places), batch)
+    found = {f"pairs/{name}": np.float32(a) / np.float32(b) for name, (a, b) in pairs.items()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        found[f"gradient{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return found
 
 
 def same_digests(params):

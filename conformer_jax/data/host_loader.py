@@ -32,6 +32,7 @@ class LoaderSpec:
     """What both loaders need to know of a run; B and the rows of an evaluation are over all hosts.
 
     num_samples: N. workers: threads that read; prefetch: batches that are read ahead.
+    distinct: whether no training batch may hold a clip twice.
     """
 
     seed: int
@@ -42,6 +43,7 @@ class LoaderSpec:
     multi_label: bool
     workers: int
     prefetch: int
+    distinct: bool = False
 
 
 def loader_spec(config) -> LoaderSpec:
@@ -56,6 +58,7 @@ def loader_spec(config) -> LoaderSpec:
         multi_label=config.classifier.multi_label,
         workers=data.workers,
         prefetch=data.prefetch,
+        distinct=config.task == "pretrain" and config.objective != "wav2vec2",
     )
 
 
@@ -98,7 +101,9 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     balance = _balance(source, spec.multi_label) if spec.balanced else None
 
     def plan(step):
-        if balance is None:
+        if spec.distinct:
+            indices, positions = sampling.distinct_batch(spec.seed, step, batch_size, len(source))
+        elif balance is None:
             indices, positions = sampling.train_batch(spec.seed, step, batch_size, len(source))
         else:
             indices, positions = sampling.balanced_batch(spec.seed, step, batch_size, balance)

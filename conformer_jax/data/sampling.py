@@ -40,6 +40,23 @@ def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.nd
     return indices, _uniform(seed, _CROP, step, batch_size)
 
 
+def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
+    """The same, where no batch may hold an example twice: none reaches over the end of an epoch.
+
+    What an epoch leaves over is another part of the examples each time. Raises DataError where
+    there are fewer examples than a batch has rows.
+    """
+    if batch_size > num_examples:
+        raise DataError(
+            f"config.data.batch_size = {batch_size}, but there are only {num_examples} clips to "
+            f"train on, and none may be twice in a batch of this objective: choose smaller batches"
+        )
+    epoch, place = divmod(step, num_examples // batch_size)
+    rows = slice(place * batch_size, (place + 1) * batch_size)
+    indices = _epoch_order(seed, epoch, num_examples)[rows].astype(np.int64)
+    return indices, _uniform(seed, _CROP, step, batch_size)
+
+
 def balanced_batch(seed, step, batch_size, cumulative) -> tuple[np.ndarray, np.ndarray]:
     """The same, where examples are drawn with replacement, each with its own probability.
 

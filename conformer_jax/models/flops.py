@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from conformer_jax.models.classifier import Classifier
+from conformer_jax.models.clip_contrast import ClipContrast
 from conformer_jax.models.wav2vec2 import Wav2Vec2
 
 # Dense bfloat16 peak of one device in FLOP/s (float16 where the device has no bfloat16), against
@@ -56,10 +57,11 @@ def train_step_flops(model, num_samples: int, batch_size: int) -> float:
     return 3.0 * forward_flops(model, num_samples) * batch_size
 
 
-def forward_flops(model: Wav2Vec2 | Classifier, num_samples: int) -> float:
+def forward_flops(model: ClipContrast | Wav2Vec2 | Classifier, num_samples: int) -> float:
     """Of the forward pass of one clip of `num_samples`."""
     m, f = model.encoder_spec, model.features
-    frames = 1 + num_samples // f.hop_length
+    view_frames = getattr(model, "view_frames", None)  # of clip contrast, which sees two views
+    frames = view_frames or 1 + num_samples // f.hop_length
     tokens = frames // m.stride
     width, inner = m.width, m.feed_forward_width
     per_token = 2 * (f.num_mels * m.stride * m.feature_dim + m.feature_dim * width)
@@ -70,11 +72,17 @@ def forward_flops(model: Wav2Vec2 | Classifier, num_samples: int) -> float:
         + 2 * tokens * width  # attention logits, weighted sum
     )
     total = tokens * (per_token + len(m.kernel_sizes) * block)
+    if view_frames:
+        total = 2 * (total + _head_flops(model.clip, 2 * width))
     if isinstance(model, Wav2Vec2):
         total += _objective_flops(model.objective, m, tokens)
-    else:
+    elif not view_frames:
         total += 2 * width * model.num_classes
     return float(total)
+
+
+def _head_flops(clip, pooled):
+    return 2 * (pooled * clip.head_width + clip.head_width * (clip.head_width + clip.head_dim))
 
 
 def _objective_flops(objective, encoder, tokens):

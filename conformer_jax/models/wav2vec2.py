@@ -8,7 +8,7 @@ loss     = contrastive(context[masked], targets[masked])      steps/losses.py
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -64,6 +64,15 @@ class PretrainOutput:
     quantizer: dict[str, Any] | None = None
 
 
+class Task(NamedTuple):
+    """masked [B, T] bool; positions, weights [B, M] and negatives [B, M, K]: models/masking.py."""
+
+    masked: jax.Array
+    positions: jax.Array
+    weights: jax.Array
+    negatives: jax.Array
+
+
 class Wav2Vec2(nn.Module):
     """Encoder, mask embedding and target branch."""
 
@@ -97,8 +106,19 @@ class Wav2Vec2(nn.Module):
 
     def from_features(self, features, valid_frames, keys, *, train: bool, step=0) -> PretrainOutput:
         """From normalised log-mel features [B, frames, F], valid_frames [B, frames]."""
-        objective = self.objective
         tokens, valid = self.encoder.tokens(features, valid_frames)
+        hidden, task, keys = self.hide(tokens, valid, keys)
+        context = self.encoder(hidden, valid, keys[:, 2], train=train)
+        return self.predict(tokens, context, task, keys, train=train, step=step)
+
+    def hide(self, tokens, valid, keys) -> tuple[jax.Array, Task, jax.Array]:
+        """The tokens [B, T, feature_dim] with some of the valid ones replaced, and what is asked.
+
+        Returns:
+          hidden, like tokens; the Task; keys [B, 4], of which `predict` needs the last and the
+          encoder the last but one.
+        """
+        objective = self.objective
         span = {"probability": objective.mask_probability, "length": objective.mask_length}
         size = masking.max_masked(tokens.shape[1], **span)
         keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
@@ -111,13 +131,18 @@ class Wav2Vec2(nn.Module):
             num_distractors=objective.num_distractors,
         )
         hidden = jnp.where(masked[..., None], self.mask_embedding, tokens)
-        context = self.encoder(hidden, valid, keys[:, 2], train=train)
-        predicted = jnp.take_along_axis(context, positions[..., None], axis=1)
-        unmasked = jnp.take_along_axis(tokens, positions[..., None], axis=1)
-        targets, statistics = self._targets(unmasked, weights, keys[:, 3], train=train, step=step)
-        if objective.target == "gumbel":
+        return hidden, Task(masked, positions, weights, negatives), keys
+
+    def predict(self, tokens, context, task: Task, keys, *, train, step) -> PretrainOutput:
+        """From the tokens as they were and what the encoder made of the hidden ones [B, T, D]."""
+        predicted = jnp.take_along_axis(context, task.positions[..., None], axis=1)
+        unmasked = jnp.take_along_axis(tokens, task.positions[..., None], axis=1)
+        targets, statistics = self._targets(
+            unmasked, task.weights, keys[:, 3], train=train, step=step
+        )
+        if self.objective.target == "gumbel":
             predicted = self.context_projection(predicted)
-        return PretrainOutput(predicted, targets, negatives, weights, statistics)
+        return PretrainOutput(predicted, targets, task.negatives, task.weights, statistics)
 
     def _targets(self, unmasked, weights, keys, *, train, step):
         objective = self.objective

@@ -33,7 +33,8 @@ class Run:
         """As in the config; without one 'pretrain' or 'finetune', by what was logged."""
         if self.config is not None:
             return self.config.task
-        contrastive = any("contrastive_loss" in record for record in self.records)
+        losses = {"contrastive_loss", "clip_loss"}
+        contrastive = any(losses & record.keys() for record in self.records)
         return "pretrain" if contrastive else "finetune"
 
     def last(self, split: str) -> dict:

@@ -21,6 +21,8 @@ _NOT_A_CHOICE = {"name", "next_command", "features.mean", "features.deviation"}
 # title, unit, name in the log, name of what guessing scores there, how to read it
 _COMPARED = {
     "pretrain": (
+        ("Retrieval at 1", "share of views", "retrieval_at_1", "retrieval_chance", _UP),
+        ("Clip loss", "nats", "clip_loss", None, _DOWN),
         (
             "Contrastive accuracy",
             "share of masked tokens",
@@ -36,8 +38,8 @@ _COMPARED = {
     ),
 }
 _NOTES = {
-    "pretrain": "Losses and accuracies of pre-training compare between runs of the same target, "
-    "the same number of distractors and the same clips only.",
+    "pretrain": "Losses and accuracies of pre-training compare between runs of the same objective, "
+    "target and batch size, the same number of distractors and the same clips only.",
     "labels": "Fair where the runs differ in one thing only; below is what they differ in.",
 }
 

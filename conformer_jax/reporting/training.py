@@ -71,6 +71,64 @@ _PRETRAIN = (
     _LEARNING_RATE,
     _SPEED,
 )
+_CLIP = (
+    Panel(
+        "Retrieval at 1, held out",
+        "share of views",
+        {"retrieval_at_1": ""},
+        "How often the nearest of all held-out views is the other view of the same clip. Healthy: "
+        "it climbs far above chance and levels off; where it falls while the loss of training "
+        "still does, the clips are learned by heart.",
+    ),
+    Panel(
+        "Accuracy among a batch",
+        "share of views",
+        {"clip_accuracy": ""},
+        "The same among the clips of one training batch. Healthy: it climbs for most of the run; "
+        "near 1 early on, the views are too easy to match.",
+    ),
+    Panel(
+        "Clip loss",
+        "nats",
+        {"clip_loss": ""},
+        "What the model is trained on. Healthy: it leaves chance early and levels off between it "
+        "and the floor, held out no more than 1 above training.",
+    ),
+    Panel(
+        "Cosine of views",
+        "-1 to 1",
+        {
+            "clip_similarity_positive": "of one clip",
+            "clip_similarity_negative": "of different clips",
+        },
+        "How alike two views are. Healthy: those of one clip rise, those of others stay near 0.",
+    ),
+    Panel(
+        "Spread of the embeddings",
+        "0 alike, 1 in all directions",
+        {"embedding_deviation": ""},
+        "Healthy: it stays near 1. Where it falls, all clips become alike: collapse.",
+    ),
+    Panel(
+        "Effective rank, held out",
+        "dimensions in effect",
+        {"effective_rank": "of what is compared", "pooled_rank": "of the encoder's vectors"},
+        "Healthy: both rise or stay. Where they fall while the loss falls, few dimensions carry "
+        "all (dimensional collapse).",
+    ),
+    Panel(
+        "Uniformity, held out",
+        "-4 even, 0 all alike",
+        {"uniformity": ""},
+        "How evenly the embeddings lie on the sphere (Wang & Isola 2020). Healthy: below -1.5.",
+    ),
+    Panel(
+        "Local dimension, held out",
+        "of the encoder's vectors",
+        {"local_dimension": ""},
+        "Healthy: it rises or stays level; a steady fall comes before collapse.",
+    ),
+)
 _FINETUNE = (
     Panel(
         "Loss",
@@ -101,7 +159,7 @@ _FINETUNE = (
 
 def curves(run) -> Markup:
     """All charts of a run, and a sentence of judgement for pre-training."""
-    panels = _PRETRAIN if run.task == "pretrain" else _FINETUNE
+    panels = (*_CLIP, *_PRETRAIN) if run.task == "pretrain" else _FINETUNE
     charts = [chart for panel in panels if (chart := _chart(run, panel))]
     return join(verdict(run), tag("div", *map(line_chart, charts), class_="plots"))
 
@@ -154,7 +212,9 @@ def verdict(run) -> Markup:
         return Markup()
     record = _newest(run) | diagnostics.final_record(run.last("train"), run.last("eval"))
     record = {name: math.nan if value is None else value for name, value in record.items()}
-    found = diagnostics.problems(diagnostics.guess_of(run.config), record)
+    guess = diagnostics.guess_of(run.config)
+    found = diagnostics.problems(guess, record)
+    found += diagnostics.memorising(guess, run.last("train"), run.last("eval"))
     if not found:
         return tag(
             "p",
@@ -214,10 +274,17 @@ def _band(run, name):
 def _levels(run, name):
     """What guessing scores."""
     newest = run.last("eval") or run.last("train")
+    guess = diagnostics.guess_of(run.config) if run.config is not None else None
+    if name == "clip_loss" and guess is not None and guess.clip is not None:
+        if not guess.clip.is_nt_xent:
+            return ()
+        return (("chance", guess.clip.chance), ("floor", guess.clip.floor))
     if name == "contrastive_loss" and run.config is not None:
         return (("chance", math.log(1 + run.config.wav2vec2.num_distractors)),)
     key = {
         "contrastive_accuracy": "chance_accuracy",
+        "clip_accuracy": "clip_chance",
+        "retrieval_at_1": "retrieval_chance",
         "accuracy": "chance_accuracy",
         "mAP": "chance_mAP",
     }.get(name)
@@ -232,6 +299,14 @@ _TASKS = {
 }
 
 
+def _pretraining(config):
+    objective = config.get("objective", "wav2vec2")  # runs of before had no other
+    if objective == "clip":
+        return "pre-training, clip contrast"
+    beside = " and clip contrast" if objective == "both" else ""
+    return f"pre-training, target {config.target}{beside}"
+
+
 def facts(run) -> Markup:
     """What the run was and where it ended, as a list of terms."""
     config, train, held_out = run.config, run.last("train"), run.last("eval")
@@ -239,7 +314,7 @@ def facts(run) -> Markup:
     found = {}
     if config is not None:
         pretrain = run.task == "pretrain"
-        found["Task"] = f"pre-training, target {config.target}" if pretrain else _TASKS[run.task]
+        found["Task"] = _pretraining(config) if pretrain else _TASKS[run.task]
         encoder = config.conformer
         found["Encoder"] = f"{len(encoder.kernel_sizes)} blocks of width {encoder.width}"
         if not pretrain:
@@ -254,6 +329,7 @@ def facts(run) -> Markup:
     elif steps is not None:
         found["Steps"] = f"{steps:,}"
     for title, name, chance in (
+        ("Retrieval at 1, held out", "retrieval_at_1", "retrieval_chance"),
         ("Contrastive accuracy, held out", "contrastive_accuracy", "chance_accuracy"),
         ("Accuracy, held out", "accuracy", "chance_accuracy"),
         ("mAP, held out", "mAP", "chance_mAP"),

@@ -24,6 +24,15 @@ _FINETUNE_PANELS = (
     ("mAP", ("mAP",)),
     ("gradient norm", ("gradient_norm",)),
 )
+_CLIP_PANELS = (
+    ("clip loss", ("clip_loss",)),
+    ("accuracy among a batch's views", ("clip_accuracy",)),
+    ("retrieval at 1, held out", ("retrieval_at_1",)),
+    ("cosine of views", ("clip_similarity_positive", "clip_similarity_negative")),
+    ("spread of the embeddings", ("embedding_deviation",)),
+    ("effective rank, held out", ("effective_rank", "pooled_rank")),
+    ("uniformity, held out", ("uniformity",)),
+)
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
 
 
@@ -37,7 +46,11 @@ class Heading(NamedTuple):
 def heading_of(config) -> Heading:
     """From the full config."""
     guess = diagnostics.guess_of(config)
-    title = config.name if guess is None else f"{config.name}, target {config.target}"
+    title = config.name
+    if guess is not None and guess.clip is not None:
+        title += f", objective {config.objective}"
+    elif guess is not None:
+        title += f", target {config.target}"
     return Heading(title, guess)
 
 
@@ -52,25 +65,20 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
     """
     guess = heading.guess
     pretrain = guess is not None
-    panels = list(_PRETRAIN_PANELS if pretrain else _FINETUNE_PANELS)
-    if pretrain and guess.num_entries is not None:
-        panels[-1] = _CODE_PANEL
+    panels = _panels(guess)
     columns = 3 if len(panels) > 4 else 2
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), squeeze=False)
-    newest = next((r for r in reversed(records) if r.get("chance_accuracy") is not None), None)
+    chances = ("chance_accuracy", "clip_chance")
+    newest = next((r for r in reversed(records) if any(r.get(c) for c in chances)), None)
     ranges = diagnostics.healthy_ranges(guess, newest) if pretrain and newest else {}
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         _panel(axis, title, names, records, ranges)
         if control:
             _lines(axis, names, control, ", from scratch", color="tab:red")
-        chance = None if pretrain or newest is None else newest.get(f"chance_{names[0]}")
+        chance = _chance(guess, names[0], newest)
         if chance is not None:
             axis.axhline(chance, color="grey", linestyle=":", label="chance")
-    if ranges:
-        loss = math.log(1 + guess.num_distractors)
-        axes.flat[0].axhline(loss, color="grey", linestyle=":", label="chance")
-        axes.flat[1].axhline(newest["chance_accuracy"], color="grey", linestyle=":", label="chance")
     for axis in axes.flat:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
@@ -78,6 +86,33 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _panels(guess):
+    if guess is None:
+        return _FINETUNE_PANELS
+    panels = list(_PRETRAIN_PANELS if guess.masked else _PRETRAIN_PANELS[-2:])
+    if guess.num_entries is not None:
+        panels[-1] = _CODE_PANEL
+    return panels if guess.clip is None else [*_CLIP_PANELS, *panels]
+
+
+def _chance(guess, name, newest):
+    """What guessing scores of a metric, or None; newest: a record, or None."""
+    if newest is None:
+        return None
+    if guess is None:
+        return newest.get(f"chance_{name}")
+    if name == "clip_loss" and guess.clip.is_nt_xent:
+        return guess.clip.chance
+    if name == "contrastive_loss":
+        return math.log(1 + guess.num_distractors)
+    of = {
+        "contrastive_accuracy": "chance_accuracy",
+        "clip_accuracy": "clip_chance",
+        "retrieval_at_1": "retrieval_chance",
+    }
+    return newest.get(of.get(name))
 
 
 def _panel(axis, title, names, records, ranges):

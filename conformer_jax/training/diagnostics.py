@@ -8,30 +8,39 @@ import math
 
 import numpy as np
 
+from conformer_jax.training import clip_diagnostics
+from conformer_jax.training.clip_diagnostics import ClipGuess, Range
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """A healthy range of a logged metric at the end of a run, and what to do outside it."""
-
-    low: float
-    high: float
-    advice: str
+# What is watched while a run goes on: it does not come back by itself.
+WATCHED = ("target_deviation", "code_perplexity", "finite", "embedding_deviation", "clips_paired")
 
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """What guessing depends on in pre-training: K; V of each group, None without a codebook."""
+    """What guessing depends on in pre-training: K; V of each group, None without a codebook.
+
+    masked: whether tokens are told apart; clip: of the clips, None where these are not.
+    """
 
     num_distractors: int
     num_entries: int | None
+    masked: bool = True
+    clip: ClipGuess | None = None
 
 
 def guess_of(config) -> Guess | None:
     """From the full config; None of another task than pre-training."""
     if config.task != "pretrain":
         return None
-    entries = config.quantizer.num_entries if config.target == "gumbel" else None
-    return Guess(config.wav2vec2.num_distractors, entries)
+    objective = config.get("objective", "wav2vec2")  # runs of before had no other
+    masked = objective != "clip"
+    entries = config.quantizer.num_entries if masked and config.target == "gumbel" else None
+    clip = None
+    if objective != "wav2vec2":
+        clip = ClipGuess(
+            config.data.batch_size, config.clip.temperature, config.clip.loss == "nt_xent"
+        )
+    return Guess(config.wav2vec2.num_distractors, entries, masked, clip)
 
 
 def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
@@ -40,6 +49,22 @@ def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
     `record` is a logged one: the accuracy of guessing and the similarity to the distractors, which
     two of the ranges start from, depend on the clips and on the use of the codebook.
     """
+    ranges = {
+        "finite": Range(
+            0.99,
+            1.0,
+            "steps were skipped because loss or gradients were not finite: lower "
+            "optimizer.learning_rate or look for broken audio",
+        )
+    }
+    if guess.masked and record.get("chance_accuracy") is not None:
+        ranges |= _of_masked(guess, record)
+    if guess.clip is not None:
+        ranges |= clip_diagnostics.healthy_ranges(guess.clip, record)
+    return ranges
+
+
+def _of_masked(guess, record):
     ranges = {
         "contrastive_loss": Range(
             0.0,
@@ -65,12 +90,6 @@ def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
             1.0,
             "the targets have collapsed to one direction: lower optimizer.learning_rate, "
             "lengthen optimizer.warmup_share, or try the other target",
-        ),
-        "finite": Range(
-            0.99,
-            1.0,
-            "steps were skipped because loss or gradients were not finite: lower "
-            "optimizer.learning_rate or look for broken audio",
         ),
     }
     if guess.num_entries is not None:
@@ -118,7 +137,7 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
       record: one logged record, name -> value.
       metrics: only look at these.
     """
-    if record["chance_accuracy"] == 0:
+    if guess.masked and record["chance_accuracy"] == 0:
         return ["nothing was masked: the clips are too short; raise data.clip_s"]
     found = []
     for name, healthy in healthy_ranges(guess, record).items():
@@ -133,12 +152,21 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
     return found
 
 
+def memorising(guess: Guess, train: dict, held_out: dict) -> list[str]:
+    """A sentence where clips were learned by heart; train, held_out: the last records."""
+    if guess.clip is None:
+        return []
+    return clip_diagnostics.memorising(guess.clip, train, held_out)
+
+
 def final_record(train: dict, held_out: dict) -> dict:
-    """What a finished run is judged by: the held-out clips, but for the spread of the targets.
+    """What a finished run is judged by: the held-out clips, but for the spread of the targets and
+    the share of clips that make a pair.
 
     That is a batch's own, and a few held-out clips spread less than a batch of training.
     """
-    spread = {name: value for name, value in train.items() if name == "target_deviation"}
+    of_training = ("target_deviation", "clips_paired")
+    spread = {name: value for name, value in train.items() if name in of_training}
     return {**train, **held_out, **spread}
 
 
@@ -151,6 +179,18 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
     """
     # metrics.jsonl holds None for what was not finite.
     held_out = {name: math.nan if value is None else value for name, value in held_out.items()}
+    lines = []
+    if guess.clip is not None and "clips_judged" in held_out:
+        lines.append(clip_diagnostics.summary(guess.clip, held_out))
+    if guess.masked:
+        lines += _summary_of_masked(guess, held_out)
+    found = problems(guess, final_record(train, held_out))
+    found += memorising(guess, train, held_out)
+    lines.append("The run looks healthy." if not found else "The run does not look healthy:")
+    return "\n".join(lines + [f"  - {problem}" for problem in found])
+
+
+def _summary_of_masked(guess, held_out):
     chance = math.log(1 + guess.num_distractors)
     lines = [
         f"held-out contrastive accuracy {held_out['contrastive_accuracy']:.3f} (chance "
@@ -163,6 +203,4 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
             f"codebook perplexity {held_out['code_perplexity']:.0f} of "
             f"{guess.num_entries}, {used:.0%} of the entries used"
         )
-    found = problems(guess, final_record(train, held_out))
-    lines.append("The run looks healthy." if not found else "The run does not look healthy:")
-    return "\n".join(lines + [f"  - {problem}" for problem in found])
+    return lines

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from conformer_jax.errors import UserError
-from conformer_jax.evaluation import predictions, thresholds
+from conformer_jax.evaluation import embedding_health, predictions, thresholds
 from conformer_jax.steps import metrics
 from conformer_jax.training import decision, diagnostics, distributed, selection
 
@@ -26,15 +26,15 @@ class Evaluator:
       compiled: the Program.
       batches_of: source -> this process's evaluation batches, a generator.
       watch: preemption.Watch.
-      key: masks and distractors of pre-training follow from it.
-      multi_label: config.classifier.multi_label.
+      key: masks, distractors and views of pre-training follow from it.
+      config: of the run.
       known: as of `whole_set`.
     """
 
-    def __init__(self, compiled, batches_of, watch, key, *, multi_label: bool, known=None):
+    def __init__(self, compiled, batches_of, watch, key, *, config, known=None):
         self._compiled, self._batches_of = compiled, batches_of
         self._watch, self._key = watch, key
-        self._multi_label, self._known = multi_label, known
+        self._config, self._known = config, known
 
     def __call__(self, state, source) -> Evaluation | None:
         """Metrics and predictions of the whole source; None where SIGTERM came on the way."""
@@ -53,8 +53,19 @@ class Evaluator:
         record = diagnostics.readable(metrics.means(total))
         if not outputs:
             return Evaluation(record, None)
+        if self._compiled.whole_set is not None:
+            return Evaluation(record | self._of_embeddings(state, outputs), None)
         found = predictions.collect(outputs, source, int(state.step))
-        return Evaluation(record | whole_set(found, self._multi_label, self._known), found)
+        multi_label = self._config.classifier.multi_label
+        return Evaluation(record | whole_set(found, multi_label, self._known), found)
+
+    def _of_embeddings(self, state, outputs):
+        found = {name: np.concatenate([out[name] for out in outputs]) for name in outputs[0]}
+        found = jax.device_get(self._compiled.whole_set(state, found))
+        config = self._config
+        return embedding_health.figures(
+            found, temperature=config.clip.temperature, batch_size=config.data.batch_size
+        )
 
 
 def whole_set(found, multi_label: bool, known=None) -> dict[str, float]:
@@ -177,5 +188,6 @@ def _thresholds(found):
 
 
 def _rank(record):
-    """What keep-best ranks by, higher is better: the loss alone ranks pre-training."""
-    return record.get("mAP", -record.get("contrastive_loss", 0.0))
+    """What keep-best ranks by, higher is better: a loss alone ranks pre-training."""
+    loss = record.get("clip_loss", record.get("contrastive_loss", 0.0))
+    return record.get("mAP", -loss)

@@ -174,7 +174,7 @@ class _Run:
             eval_batches,
             self.watch,
             eval_key,
-            multi_label=config.classifier.multi_label,
+            config=config,
             known=self._known,
         )
         self.judge = evaluating.Judge(
@@ -258,6 +258,6 @@ def _check_health(config, state, record, step, log):
             f"or look for broken audio, and start in another --workdir"
         )
     if config.task == "pretrain" and step > 0.2 * config.train.num_steps:
-        watched = ("target_deviation", "code_perplexity", "finite")
-        for problem in diagnostics.problems(diagnostics.guess_of(config), record, watched):
+        guess = diagnostics.guess_of(config)
+        for problem in diagnostics.problems(guess, record, diagnostics.WATCHED):
             log.warn(problem)

@@ -18,7 +18,6 @@ from conformer_jax.errors import UserError
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
-from conformer_jax.models.wav2vec2 import ObjectiveSpec, Wav2Vec2
 from conformer_jax.steps import augment, finetune, optimizer, pretrain
 from conformer_jax.steps.state import TrainState
 from conformer_jax.training import sharding
@@ -26,28 +25,11 @@ from conformer_jax.training import sharding
 
 def _pretrain_model(config, num_classes):
     del num_classes  # there is no head
-    objective = ObjectiveSpec(
-        target=config.target,
-        mask_probability=config.masking.probability,
-        mask_length=config.masking.span_length,
-        num_distractors=config.wav2vec2.num_distractors,
-        projection_dim=config.wav2vec2.projection_dim,
-        num_groups=config.quantizer.num_groups,
-        num_entries=config.quantizer.num_entries,
-        code_dim=config.quantizer.code_dim,
-        temperature_start=config.quantizer.temperature_start,
-        temperature_end=config.quantizer.temperature_end,
-        anneal_steps=config.quantizer.temperature_anneal_share * config.train.num_steps,
-    )
-    return Wav2Vec2(FeatureSpec(**config.features), EncoderSpec(**config.conformer), objective)
+    return pretrain.OBJECTIVES[config.objective].make_model(config)
 
 
 def _pretrain_options(config):
-    return pretrain.Options(
-        temperature=config.wav2vec2.temperature,
-        diversity_weight=config.losses.diversity_weight,
-        accumulate=config.train.accumulate,
-    )
+    return pretrain.OBJECTIVES[config.objective].make_options(config)
 
 
 def _labels_model(config, num_classes):
@@ -82,6 +64,7 @@ class _Task(NamedTuple):
     train_step: Callable
     eval_step: Callable
     embed_step: Callable | None
+    whole_set: Callable | None  # of pre-training: steps/pretrain.py
     depth: Callable | None  # params -> how deep each lies, for the optimizer
 
 
@@ -92,6 +75,7 @@ _PRETRAIN = _Task(
     train_step=pretrain.pretrain_step,
     eval_step=pretrain.pretrain_eval_step,
     embed_step=None,
+    whole_set=pretrain.whole_set,
     depth=None,
 )
 _LABELS = _Task(
@@ -101,6 +85,7 @@ _LABELS = _Task(
     train_step=finetune.finetune_step,
     eval_step=finetune.finetune_eval_step,
     embed_step=finetune.finetune_embed_step,
+    whole_set=None,
     depth=finetune.depth,
 )
 _FROZEN = ("linear_probe", "knn", "mlp_probe")
@@ -119,12 +104,14 @@ COMPILER_OPTIONS = {
 class Program:
     """init(key) -> state; train_step(state, batch, key) -> (state, metrics);
     eval_step(state, batch, key) -> metrics[, outputs]; embed_step(state, batch) -> outputs, None of
-    pre-training. train_step cannot be called inside another jit (of COMPILER_OPTIONS)."""
+    pre-training; whole_set(state, outputs) -> arrays, of some objectives of pre-training alone.
+    train_step cannot be called inside another jit (of COMPILER_OPTIONS)."""
 
     init: Callable
     train_step: Callable
     eval_step: Callable
     embed_step: Callable | None
+    whole_set: Callable | None
     abstract_state: TrainState  # shapes and shardings
     schedule: Callable  # step -> learning rate
     mesh: Mesh
@@ -157,6 +144,13 @@ def check(config) -> None:
             "config.classifier.pooling = 'linear_softmax' pools probabilities, and a probe needs "
             "vectors: choose another pooling"
         )
+    whole_batch = config.task == "pretrain" and pretrain.OBJECTIVES[config.objective].WHOLE_BATCH
+    if whole_batch and config.train.accumulate > 1:
+        raise UserError(
+            f"config.train.accumulate = {config.train.accumulate} splits the batch, and with "
+            f"config.objective = '{config.objective}' the other clips of a batch are what a clip "
+            f"is told from: leave it at 1"
+        )
 
 
 def make_model(config, num_classes: int = 0) -> nn.Module:
@@ -165,7 +159,7 @@ def make_model(config, num_classes: int = 0) -> nn.Module:
 
 
 def make_options(config):
-    """The options of the task's steps, as `pretrain.Options` or `finetune.Options`."""
+    """The options of the task's steps: those of its objective, or `finetune.Options`."""
     return _TASKS[config.task].make_options(config)
 
 
@@ -229,6 +223,8 @@ def _compiled_lazily(parts, init, shapes, schedule, mesh, key):
         ),
         embed_step=parts.embed_step
         and jax.jit(parts.embed_step, in_shardings=(shardings, batch), out_shardings=whole),
+        whole_set=parts.whole_set
+        and jax.jit(parts.whole_set, in_shardings=(shardings, whole), out_shardings=whole),
         abstract_state=jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             shapes,

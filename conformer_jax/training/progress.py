@@ -20,6 +20,8 @@ _SPLITS = ("train", "validation", "eval")
 _BAR = {
     "loss": ("loss", "{:.3f}"),
     "contrastive_accuracy": ("contrastive acc", "{:.3f}"),
+    "clip_accuracy": ("clip acc", "{:.3f}"),
+    "retrieval_at_1": ("retrieval", "{:.3f}"),
     "accuracy": ("acc", "{:.3f}"),
     "clips_per_s": ("clips/s", "{:.1f}"),
 }

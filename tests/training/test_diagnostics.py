@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import pretrain
+from conformer_jax.evaluation import embedding_health
 from conformer_jax.training import diagnostics
 
 HEALTHY = {
@@ -62,3 +63,75 @@ def test_codebook_use_tells_collapse_from_an_even_spread():
     assert use["code_perplexity_1"] == pytest.approx(1)
     assert use["code_used_1"] == 1 / 8
     assert use["code_perplexity"] == pytest.approx(1)
+
+
+HEALTHY_CLIPS = {
+    "clip_loss": 2.4,
+    "clip_accuracy": 0.5,
+    "clip_chance": 1 / 127,
+    "retrieval_at_1": 0.4,
+    "retrieval_chance": 1 / 341,
+    "clip_similarity_positive": 0.6,
+    "clip_similarity_negative": 0.02,
+    "uniformity": -3.0,
+    "embedding_deviation": 0.95,
+    "effective_rank": 60.0,
+    "clips_paired": 1.0,
+    "clips_judged": 171.0,
+    "finite": 1.0,
+}
+
+
+@pytest.fixture
+def clip_guess():
+    return diagnostics.guess_of(pretrain.get_config("tiny_clip"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("clip_loss", 4.8, "does not learn"),
+        ("clip_loss", 0.65, "too easy"),
+        ("clip_accuracy", 0.995, "too easy"),
+        ("clip_accuracy", 0.01, "nothing is learned"),
+        ("retrieval_at_1", 0.02, "train longer"),
+        ("clip_similarity_positive", 0.1, "hardly more alike"),
+        ("uniformity", -0.5, "collapse"),
+        ("embedding_deviation", 0.1, "collapsed"),
+        ("effective_rank", 3.0, "few dimensions"),
+        ("clips_paired", 0.5, "silence"),
+    ],
+)
+def test_each_trouble_of_clip_contrast_is_named(clip_guess, name, value, mend):
+    assert "looks healthy" in diagnostics.summary(clip_guess, HEALTHY_CLIPS, HEALTHY_CLIPS)
+    (problem,) = diagnostics.problems(clip_guess, HEALTHY_CLIPS | {name: value})
+    assert problem.startswith(f"{name} is {value:.3g}")
+    assert mend in problem
+
+
+def test_clips_learned_by_heart_are_named(clip_guess):
+    train = HEALTHY_CLIPS | {"clip_loss": 1.2}
+    summary = diagnostics.summary(clip_guess, train, HEALTHY_CLIPS)
+    assert "clip_loss is 1.20 higher on the held-out clips" in summary
+    assert "finds its other among 342 in 40.0% of cases" in summary
+
+
+def test_embeddings_that_collapse_are_named_from_what_is_measured(clip_guess):
+    found = {
+        "pooled": np.random.default_rng(0).standard_normal((80, 2, 8)),
+        "projected": 1 + 0.01 * np.random.default_rng(1).standard_normal((80, 2, 8)),
+        "counts": np.ones(80),
+    }
+    figures = embedding_health.figures(found, temperature=0.2, batch_size=64)
+    problems = diagnostics.problems(clip_guess, figures)
+    assert any(problem.startswith("uniformity") for problem in problems)
+    assert any(problem.startswith("embedding_deviation") for problem in problems)
+
+
+def test_both_objectives_are_judged_by_both(clip_guess):
+    guess = diagnostics.guess_of(pretrain.get_config("both"))
+    record = {**HEALTHY_CLIPS, **HEALTHY}
+    assert set(diagnostics.healthy_ranges(clip_guess, record)) < set(
+        diagnostics.healthy_ranges(guess, record)
+    )
+    assert "contrastive accuracy" in diagnostics.summary(guess, record, record)

@@ -55,6 +55,17 @@ def test_three_steps_agree_over_meshes_accumulation_scan_and_remat(results, vari
         np.testing.assert_allclose(value, reference[name], atol=1e-5, rtol=0, err_msg=name)
 
 
+@pytest.mark.parametrize("mesh", meshes.OVER_THE_BATCH[1:])
+def test_losses_over_the_whole_batch_and_their_gradients_agree_over_meshes(results, mesh):
+    reference = f"both {meshes.OVER_THE_BATCH[0]}/"
+    names = [name.removeprefix(reference) for name in results if name.startswith(reference)]
+    assert {"pairs/clip_loss", "pairs/contrastive_loss"} < set(names)
+    assert sum(name.startswith("gradient") for name in names) > 30
+    for name in names:
+        value, expected = results[f"both {mesh}/{name}"], results[reference + name]
+        np.testing.assert_allclose(value, expected, atol=1e-5, rtol=0, err_msg=name)
+
+
 def test_the_steps_do_train(results):
     losses = results[f"{REFERENCE}/losses"]
     assert losses[-1] < losses[0] - 0.05

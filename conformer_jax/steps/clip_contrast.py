@@ -1,0 +1,108 @@
+"""Clip contrast in a training step: views, encoder, head, loss (models/clip_contrast.py)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from conformer_jax.models import clip_contrast
+from conformer_jax.models.clip_contrast import ClipContrast, ClipSpec
+from conformer_jax.models.conformer import EncoderSpec
+from conformer_jax.models.features import FeatureSpec
+from conformer_jax.steps import metrics, views
+from conformer_jax.steps.views import ViewSpec
+
+WHOLE_BATCH = True  # the other clips of a batch are what a clip is told from
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the steps need beside the model."""
+
+    views: ViewSpec
+    accumulate: int
+    objective: str = "clip"
+
+
+def make_model(config) -> ClipContrast:
+    """From the full config; a ValueError or TypeError for a field that does not fit."""
+    return ClipContrast(
+        FeatureSpec(**config.features),
+        EncoderSpec(**config.conformer),
+        ClipSpec(**config.clip),
+        view_spec(config).frames,
+    )
+
+
+def make_options(config) -> Options:
+    """From the full config."""
+    return Options(view_spec(config), config.train.accumulate)
+
+
+def view_spec(config) -> ViewSpec:
+    """From the full config."""
+    hop_s, stride = config.features.hop_s, config.conformer.stride
+    return views.make_spec(config.views, hop_s=hop_s, stride=stride)
+
+
+def forward(train_state, params, batch, *, train):
+    """Of one batch with its `keys` [B].
+
+    Returns:
+      the loss, a sum over the clips that count; metrics; outputs for `whole_set` where not `train`.
+    """
+    model, keys = train_state.model, batch["keys"]
+    made = views.make(batch, model.features, train_state.options.views, mix=train)
+    pooled = model.apply(
+        {"params": params}, made.features, made.shown, keys, train=train, method="from_views"
+    )
+    if not train:
+        return 0.0, {}, outputs(pooled, made.counts)
+    loss, pairs = loss_of(model, params, pooled, made.counts, batch)
+    count = made.counts.sum()
+    return loss * count, pairs | {"loss": (loss * count, count)}, None
+
+
+def outputs(pooled, counts):
+    """What `whole_set` needs of an evaluation batch."""
+    return {"pooled": pooled, "counts": counts}
+
+
+def loss_of(model, params, pooled, counts, batch):
+    """The mean loss of the clips that count, and pairs, of pooled [B, 2, 2 D] and counts [B]."""
+    z = model.apply({"params": params}, pooled, counts, method="project")
+    u = clip_contrast.unit(z)
+    cosine, other = clip_contrast.similarities(u, counts, batch["index"])
+    losses, best, pair = clip_contrast.nt_xent(cosine, other, model.clip.temperature)
+    rows = jnp.repeat(counts, 2)
+    told = metrics.weighted(losses, rows)
+    loss = told[0] / jnp.maximum(told[1], 1.0)
+    if model.clip.loss == "barlow":
+        loss = clip_contrast.barlow_twins(z, counts, model.clip.off_diagonal_weight)
+        told = loss * rows.sum(), rows.sum()
+    return loss, {
+        "clip_loss": told,
+        "clip_accuracy": metrics.weighted((pair > best).astype(jnp.float32), rows),
+        "clip_chance": metrics.weighted(1.0 / (1.0 + other.sum(1)), rows),
+        "clip_similarity_positive": metrics.weighted(pair, rows),
+        "clip_similarity_negative": metrics.weighted(cosine, other.astype(jnp.float32)),
+        "embedding_deviation": metrics.single(_deviation(u, counts)),
+        "clips_paired": (counts.sum(), batch["valid"].sum()),
+    }
+
+
+@jax.named_scope("loss")
+def _deviation(u, counts):
+    """Spread of unit vectors u [N, 2, E]: 1 evenly over all dimensions, 0 collapsed."""
+    share = (0.5 * counts / jnp.maximum(counts.sum(), 1.0))[:, None, None]
+    variance = (jnp.square(u - (u * share).sum((0, 1))) * share).sum((0, 1))
+    return jnp.sqrt(1.0 * u.shape[-1]) * jnp.sqrt(variance).mean()
+
+
+def whole_set(train_state, found):
+    """Of `outputs` of all held-out clips together: `pooled` [M, 2, 2 D], their `counts` [M], and
+    the vectors z [M, 2, E] that the loss compares."""
+    z = train_state.model.apply(
+        {"params": train_state.eval_params}, found["pooled"], found["counts"], method="project"
+    )
+    return {**found, "projected": z}

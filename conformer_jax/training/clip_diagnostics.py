@@ -1,0 +1,117 @@
+"""What healthy clip contrast looks like, and plain words for what is not.
+
+Chance and floor of the loss are computed. The other limits were set from simulated similarities and
+what is common practice, and moved to where the runs of docs/results.md lie.
+"""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A healthy range of a logged metric at the end of a run, and what to do outside it."""
+
+    low: float
+    high: float
+    advice: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipGuess:
+    """What guessing depends on in clip contrast: N; tau; whether the loss is NT-Xent."""
+
+    batch_size: int
+    temperature: float
+    is_nt_xent: bool
+
+    @property
+    def chance(self) -> float:
+        """NT-Xent where all views are alike."""
+        return math.log(2 * self.batch_size - 1)
+
+    @property
+    def floor(self) -> float:
+        """NT-Xent where the views of a clip are the same and all others at right angles."""
+        return math.log1p((2 * self.batch_size - 2) * math.exp(-1 / self.temperature))
+
+
+def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
+    """Metric name -> range; `record` is a logged one, of training or of the held-out clips."""
+    low, high = guess.floor + 0.15, guess.chance - 0.3
+    rows = 2 * (record.get("clips_judged") or 1e9)  # no more dimensions than views
+    ranges = {
+        "clip_accuracy": Range(
+            min(10 * record.get("clip_chance", 0.0), 0.3),
+            0.99,
+            "near chance nothing is learned yet; near 1 the views are too easy to match: raise "
+            "views.mixup, views.equaliser or views.hidden_time, and look for clips twice in the "
+            "corpus",
+        ),
+        "retrieval_at_1": Range(
+            0.3,
+            1.0,
+            "the two views of a held-out clip do not find each other: train longer, or with "
+            "another optimizer.learning_rate",
+        ),
+        "clip_similarity_positive": Range(
+            record.get("clip_similarity_negative", 0.0) + 0.15,
+            1.0,
+            "two views of a clip are hardly more alike than those of different clips: train "
+            "longer; where it does not rise, lower optimizer.learning_rate",
+        ),
+        "uniformity": Range(
+            -4.5,
+            -1.5,
+            "the embeddings draw together, which ends in collapse: lower optimizer.learning_rate "
+            "or clip.temperature",
+        ),
+        "embedding_deviation": Range(
+            0.5,
+            1.05,
+            "the embeddings have collapsed towards one direction: lower optimizer.learning_rate "
+            "or lengthen optimizer.warmup_share",
+        ),
+        "effective_rank": Range(
+            min(15.0, 0.2 * rows),
+            math.inf,
+            "the embeddings use few dimensions (dimensional collapse): make the views less easy "
+            "(views.mixup, views.equaliser) or lower optimizer.learning_rate",
+        ),
+        "clips_paired": Range(
+            0.9,
+            1.0,
+            "many clips made no pair since a view of them was digital silence: look at the audio",
+        ),
+    }
+    if guess.is_nt_xent and low < high:
+        ranges["clip_loss"] = Range(
+            low,
+            high,
+            "near chance the model does not learn: train longer or with another "
+            "optimizer.learning_rate; near its floor the views are too easy to match, or clips "
+            "are twice in the corpus",
+        )
+    return ranges
+
+
+def memorising(guess: ClipGuess, train: dict, held_out: dict) -> list[str]:
+    """A sentence where training is far ahead of the held-out clips."""
+    ahead = (held_out.get("clip_loss") or 0.0) - (train.get("clip_loss") or math.inf)
+    if not guess.is_nt_xent or not ahead > 1.0:
+        return []
+    return [
+        f"clip_loss is {ahead:.2f} higher on the held-out clips than in training, healthy is up "
+        f"to 1: the clips are learned by heart; take fewer steps or more clips"
+    ]
+
+
+def summary(guess: ClipGuess, held_out: dict) -> str:
+    """Where a finished run ended, in a line."""
+    chance = f" (chance {guess.chance:.2f})" if guess.is_nt_xent else ""
+    return (
+        f"held-out clips: a view finds its other among {2 * held_out['clips_judged']:.0f} in "
+        f"{held_out['retrieval_at_1']:.1%} of cases (chance {held_out['retrieval_chance']:.2%}); "
+        f"loss {held_out['clip_loss']:.3f}{chance}; effective rank of the embeddings "
+        f"{held_out['effective_rank']:.0f}"
+    )

@@ -1,0 +1,62 @@
+"""Figures of embeddings of the whole held-out set, on sets whose figures are known."""
+
+import numpy as np
+import pytest
+
+from conformer_jax.evaluation import embedding_health
+
+RNG = np.random.default_rng(0)
+
+
+def figures(z, counts=None, batch_size=None, pooled=None):
+    counts = np.ones(len(z)) if counts is None else counts
+    found = {"projected": z, "pooled": z if pooled is None else pooled, "counts": counts}
+    size = batch_size or int(counts.sum())
+    return embedding_health.figures(found, temperature=0.2, batch_size=size)
+
+
+def pairs(noise, clips=150, width=32):
+    """Views that are their clip's own direction and some noise."""
+    centre = RNG.standard_normal((clips, 1, width))
+    return centre + noise * RNG.standard_normal((clips, 2, width))
+
+
+def test_good_unrelated_and_collapsed_embeddings():
+    good, unrelated = figures(pairs(0.3)), figures(RNG.standard_normal((150, 2, 32)))
+    assert good["retrieval_at_1"] > 0.95
+    assert good["clip_loss"] < 2.5
+    assert good["effective_rank"] > 25
+    assert unrelated["retrieval_at_1"] < 0.05
+    assert unrelated["retrieval_chance"] == pytest.approx(1 / 299)
+    line = np.ones((150, 2, 32)) + 0.01 * RNG.standard_normal((150, 2, 32))
+    collapsed = figures(line)
+    assert collapsed["uniformity"] > -0.1
+    assert collapsed["embedding_deviation"] < 0.1
+    assert collapsed["clip_loss"] == pytest.approx(np.log(299), abs=0.05)
+    plane = RNG.standard_normal((150, 2, 2)) @ RNG.standard_normal((2, 32))
+    assert figures(plane)["effective_rank"] < 3
+
+
+def test_the_loss_of_a_batch_as_large_as_the_set_is_nt_xent():
+    z = pairs(1.0, 20)
+    u = (z / np.linalg.norm(z, axis=-1, keepdims=True)).reshape(40, -1)
+    logits = u @ u.T / 0.2
+    np.fill_diagonal(logits, -np.inf)
+    row = np.arange(40)
+    expected = (np.log(np.exp(logits).sum(1)) - logits[row, row ^ 1]).mean()
+    found = figures(z)
+    assert found["clip_loss"] == pytest.approx(expected)
+    assert found["clip_accuracy"] == pytest.approx(found["retrieval_at_1"])
+    assert figures(z, batch_size=4)["clip_accuracy"] > found["clip_accuracy"]
+
+
+def test_clips_that_do_not_count_are_left_out():
+    z, counts = pairs(0.5, 30), np.arange(30) % 3 > 0
+    dirty = np.where(counts[:, None, None], z, np.nan)
+    assert figures(dirty, counts) == figures(z[counts])
+    assert figures(z, np.zeros(30)) == {}
+
+
+def test_local_dimension_is_that_of_the_cloud():
+    plane = np.concatenate([RNG.uniform(size=(2000, 2)), np.zeros((2000, 6))], axis=1)
+    assert embedding_health.local_dimension(plane) == pytest.approx(2.0, abs=0.3)

@@ -1,0 +1,110 @@
+"""Views: what they are made of, whose key they follow, and what makes no pair."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from conformer_jax.models.features import FeatureSpec, log_mel
+from conformer_jax.steps import state, views
+
+FEATURES = FeatureSpec(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
+SPEC = views.make_spec(base.get_config().views, hop_s=0.01, stride=4)
+# A window of the clip and nothing else.
+PLAIN = dataclasses.replace(
+    SPEC,
+    window=(1.0, 1.0),
+    height=(1.0, 1.0),
+    candidates=1,
+    mixup=0.0,
+    noise=0.0,
+    equaliser=0.0,
+    cutoff_share=0.0,
+    ramp=0.0,
+    hidden_time=0.0,
+    hidden_bands=0.0,
+)
+
+
+LENGTHS = (30640, 40000, 8000, 40000)  # the first as long as a view, the third 51 frames
+
+
+def batch_of(lengths=LENGTHS, silent=(), valid=None):
+    rng = np.random.default_rng(0)
+    audio = rng.integers(-9999, 9999, (len(lengths), max(lengths))).astype(np.int16)
+    audio[list(silent)] = 0
+    return {
+        "audio": audio,
+        "num_samples": np.array(lengths, np.int32),
+        "valid": np.ones(len(lengths), np.float32) if valid is None else np.float32(valid),
+        "keys": state.clip_keys(jax.random.key(3), len(lengths)),
+    }
+
+
+@functools.cache
+def compiled(spec, mix):
+    options = {"xla_backend_optimization_level": 0}
+    make = functools.partial(views.make, features_spec=FEATURES, spec=spec, mix=mix)
+    return jax.jit(make, compiler_options=options)
+
+
+def make(batch, spec=SPEC, mix=False):
+    return compiled(spec, mix)(batch)
+
+
+def test_shapes_and_ranges():
+    made = make(batch_of())
+    assert made.features.shape == (4, 2, 192, 64)
+    assert made.shown.shape == (4, 2, 48)
+    assert np.isfinite(made.features).all()
+    assert np.abs(made.features).max() < 12
+    # One block of eight tokens of the first views, one of eight bands of the second.
+    np.testing.assert_array_equal(made.shown.sum(-1), [[40, 48]] * 4)
+    gone = (np.asarray(made.features) == 0).all(2).reshape(4, 2, 8, 8).all(-1).sum(-1)
+    assert (gone[:, 1] >= 1).all()
+    np.testing.assert_array_equal(made.counts, 1)
+    assert (np.asarray(made.features[:, 0]) != np.asarray(made.features[:, 1])).any()
+
+
+def test_a_clip_s_views_follow_from_its_key_and_not_from_its_place():
+    batch, order = batch_of(), np.array([2, 0, 3, 1])
+    moved = {name: value[order] for name, value in batch.items()}
+    for here, there in zip(make(batch), make(moved), strict=True):
+        np.testing.assert_allclose(here[order], there, atol=1e-6)
+
+
+def test_without_the_other_parts_a_view_is_a_window_of_the_clip():
+    batch = batch_of()
+    whole, _ = log_mel(batch["audio"], batch["num_samples"], FEATURES)
+    np.testing.assert_allclose(make(batch, PLAIN).features[0, 0], whole[0, :192], atol=1e-5)
+
+
+def test_a_short_clip_goes_round():
+    view = np.asarray(make(batch_of(), PLAIN).features[2, 0])
+    np.testing.assert_allclose(view[51:102], view[:51], atol=1e-3)
+    assert (view != 0).all()
+
+
+def test_silence_and_bad_audio_are_no_pair():
+    batch = batch_of((40000,) * 4, silent=(1,), valid=(1, 1, 0, 1))
+    np.testing.assert_array_equal(make(batch).counts, [1, 0, 0, 1])
+
+
+def test_only_what_counts_is_put_behind_and_two_views_get_different_clips():
+    batch = batch_of((40000,) * 4, valid=(1, 1, 0, 1))
+    spec = dataclasses.replace(PLAIN, mixup=0.4)
+    alone, mixed = make(batch, spec), make(batch, spec, mix=True)
+    changed = (np.abs(mixed.features - alone.features) > 1e-3).any((2, 3))
+    # Behind the first view is the clip before, behind the second the clip after; 2 is none.
+    np.testing.assert_array_equal(changed, [[1, 1], [1, 0], [1, 1], [0, 1]])
+    assert (mixed.features >= alone.features + np.log(0.6) - 1e-3).all()
+
+
+def test_a_view_of_less_than_a_token_is_refused():
+    config = base.get_config().views
+    config.length_s = 0.03
+    with pytest.raises(ValueError, match=r"config\.views\.length_s"):
+        views.make_spec(config, hop_s=0.01, stride=4)
