@@ -46,6 +46,8 @@ def read_meta(folder):
         raise ValueError(f"{file}: {error}") from error
     if not isinstance(meta.get("config", {}), dict):
         raise ValueError(f"{file}: its config is no JSON object")
+    if "versions" not in meta:  # which every checkpoint has had
+        raise ValueError(f"{file}: its versions are missing")
     return meta, digests
 
 
