@@ -191,7 +191,11 @@ def test_a_checkpoint_from_before_digests_is_restored_and_said_to_be(checkpoints
         restored, meta = checkpoints.restore(make_state(0))
     assert int(restored.step) == 1
     assert caplog.text.count("from before digests") == 1
-    # But digests that are gone from a checkpoint that had them are damage.
+    # But a JSON object that was never written as one is damage, too.
+    file.write_text("{}")
+    with pytest.raises(UserError, match="its versions are missing"):
+        checkpoints.restore(make_state(0))
+    # And digests that are gone from a checkpoint that had them are damage.
     file.write_text(json.dumps({**meta, "sha256": "0"}))
     with pytest.raises(UserError, match="sha256 differs"):
         checkpoints.restore(make_state(0))
