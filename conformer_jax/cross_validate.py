@@ -16,6 +16,7 @@ import pathlib
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
+from conformer_jax.data import prepared
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
@@ -42,20 +43,23 @@ def cross_validate(config, workdir) -> dict:
     from conformer_jax.training import distributed, frozen
     from conformer_jax.training import workdir as workdirs
 
-    if not config.data.manifest:
-        raise UserError("cross-validation needs --config.data.manifest, with a column 'fold'")
+    where = config.data.manifest or config.data.prepared
+    if not where:
+        raise UserError(
+            "cross-validation needs --config.data.manifest, with a column 'fold', or "
+            "--config.data.prepared"
+        )
     if config.task == "pretrain":
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
-    rows = read_manifest(config.data.manifest)
-    rows = [row for row in rows if row.labels] or rows  # the others are not evaluated on
-    folds = sorted({row.fold for row in rows if row.fold})
-    if without := sum(not row.fold for row in rows):
+    of_clips = _folds(config.data)
+    folds = sorted(set(of_clips) - {""})
+    if without := of_clips.count(""):
         logging.warning("WARNING %d clips have no fold: they are left out", without)
     if len(folds) < 2:
         raise UserError(
-            f"{config.data.manifest} has {len(folds)} fold(s), two are the least: fill its column "
+            f"{where} has {len(folds)} fold(s), two are the least: fill its column "
             f"'fold', or let `python -m conformer_jax.manifest DIR --folds=5` do it"
         )
     workdir, found, compiled = pathlib.Path(workdir), {}, None
@@ -81,6 +85,15 @@ def cross_validate(config, workdir) -> dict:
             functools.partial(workdirs.write_json, workdir / "folds.json", summary)
         )
     return summary
+
+
+def _folds(data) -> list[str]:
+    """The fold of every clip with labels; of all where none has any."""
+    if data.manifest:
+        rows = read_manifest(data.manifest)
+        rows = [row for row in rows if row.labels] or rows  # the others are not evaluated on
+        return [row.fold for row in rows]
+    return prepared.folds(prepared.open_folder(data.prepared))
 
 
 def _with_control(found):

@@ -11,7 +11,7 @@ class Clip(NamedTuple):
     """A clip as its corpus lists it, whether or not there is audio.
 
     source: the recording that it was cut from, as far as the corpus tells; clips of one source
-    belong on one side of a split. place: where its audio lies (places.py), None where it is missing.
+    belong on one side of a split. place: where audio lies (places.py), or None.
     """
 
     id: str

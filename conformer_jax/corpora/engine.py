@@ -6,6 +6,7 @@ on after an interruption.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import json
 import logging
@@ -122,16 +123,27 @@ def _run_beam(jobs, work):
         mode = "multi_processing" if work.workers > 1 else "in_memory"
         given += [f"--direct_num_workers={work.workers}", f"--direct_running_mode={mode}"]
     given = [o for o in given if not o.startswith("--runner=")]
-    if not any(o.startswith("--default_sdk_harness_log_level") for o in given):
-        given.append("--default_sdk_harness_log_level=ERROR")
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    with beam.Pipeline(runner=runner, options=PipelineOptions(given)) as pipeline:
+    with _quiet_workers(jobs[0]), beam.Pipeline(runner, PipelineOptions(given)) as pipeline:
         _ = (
             pipeline
             | "Jobs" >> beam.Create(jobs)
             | "Spread" >> beam.Reshuffle()
             | "Make" >> beam.Map(shard.make)
         )
+
+
+@contextlib.contextmanager
+def _quiet_workers(job):
+    """Worker processes of FnApiRunner are not told the pipeline's log level, and say a lot."""
+    path = pathlib.Path(job).with_name("worker_options.json")
+    path.write_text('{"beam:option:default_sdk_harness_log_level:v1": "ERROR"}')
+    os.environ.setdefault("PIPELINE_OPTIONS_FILE", str(path))
+    try:
+        yield
+    finally:
+        if os.environ["PIPELINE_OPTIONS_FILE"] == str(path):
+            del os.environ["PIPELINE_OPTIONS_FILE"]
 
 
 def collect(planned: Plan, encoding: str, *, drop_duplicates: bool) -> Made:

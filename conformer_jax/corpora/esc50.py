@@ -7,18 +7,16 @@ from conformer_jax.corpora.corpus import Clip, Corpus, Listing
 from conformer_jax.data.audio import DataError
 
 # In the order of the column `target` of meta/esc50.csv.
-CLASSES = tuple(
-    """dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets
+_NAMES = """
+    dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets
     chirping_birds water_drops wind pouring_water toilet_flush thunderstorm crying_baby sneezing
     clapping breathing coughing footsteps laughing brushing_teeth snoring drinking_sipping
     door_wood_knock mouse_click keyboard_typing door_wood_creaks can_opening washing_machine
     vacuum_cleaner clock_alarm clock_tick glass_breaking helicopter chainsaw siren car_horn engine
-    train church_bells airplane fireworks hand_saw""".split()
-)
-ESC10 = tuple(
-    """dog rooster rain sea_waves crackling_fire crying_baby sneezing clock_tick helicopter
-    chainsaw""".split()
-)
+    train church_bells airplane fireworks hand_saw"""
+_NAMES_10 = """
+    dog rooster rain sea_waves crackling_fire crying_baby sneezing clock_tick helicopter chainsaw"""
+CLASSES, ESC10 = tuple(_NAMES.split()), tuple(_NAMES_10.split())
 # {fold}-{Freesound clip}-{take}-{target}: "Repository content" in its README.
 _NAME = re.compile(r"([1-5])-(\d+)-([A-Z])-(\d+)")
 _FACTS = "github.com/karolpiczak/ESC-50, README and meta/esc50.csv"

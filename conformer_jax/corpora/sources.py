@@ -1,11 +1,11 @@
 """Corpora as people have them: KIND:PATH, opened without reading any audio.
 
-  manifest:FILE a CSV of `python -m conformer_jax.manifest`, or written like one
-  folder:DIR    audio files, with the CSV files that the corpus is published with
-  parquet:DIR   Parquet files as on the Hugging Face hub: a column `audio`, the others about it
-  tar:DIR       WebDataset: key.flac beside key.json, key.cls or key.txt
-  json:FILE     as AST and EAT: {"data": [{"wav": path, "labels": "a,b"}]}, audio beside it
-  h5:FILE       as PaSST: audio_name, mp3, target (bits)
+manifest:FILE a CSV of `python -m conformer_jax.manifest`, or written like one
+folder:DIR    audio files, with the CSV files that the corpus is published with
+parquet:DIR   Parquet files as on the Hugging Face hub: a column `audio`, the others about it
+tar:DIR       WebDataset: key.flac beside key.json, key.cls or key.txt
+json:FILE     as AST and EAT: {"data": [{"wav": path, "labels": "a,b"}]}, audio beside it
+h5:FILE       as PaSST: audio_name, mp3, target (bits)
 """
 
 import csv
@@ -22,9 +22,10 @@ from conformer_jax.data.audio import DataError
 from conformer_jax.errors import unknown
 
 KINDS = ("folder", "manifest", "parquet", "tar", "json", "h5")
-_SOUNDS = tuple(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .caf .w64 .m4a .mp4 .webm .mkv .aac".split()
+_EXTENSIONS = (
+    """.wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .caf .w64 .m4a .mp4 .webm .mkv .aac"""
 )
+_SOUNDS = tuple(_EXTENSIONS.split())
 
 
 class Entry(NamedTuple):

@@ -25,7 +25,9 @@ def build(corpus, source, listing, made, options, *, restricted, dropped) -> dic
     splits = {}
     for split in listed:
         records = made.records.get(split, [])
-        ids = {record.id.partition("#")[0] if options.segment_s else record.id for record in records}
+        ids = {
+            record.id.partition("#")[0] if options.segment_s else record.id for record in records
+        }
         counts = collections.Counter(c for record in records for c in record.labels)
         wanted = collections.Counter(
             label for clip in listing.clips if clip.split == split for label in clip.labels

@@ -126,7 +126,7 @@ def open_folder(folder) -> Opened:
 
     Raises DataError: there is none, several, or one that is damaged.
     """
-    folder = _find(pathlib.Path(folder))
+    folder = find(folder)
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         files, records, index = {}, {}, {}
@@ -143,6 +143,11 @@ def open_folder(folder) -> Opened:
             f"config.data.prepared: {folder} is damaged ({e}): prepare it again"
         ) from None
     return Opened(folder, summary, files, records, index)
+
+
+def folds(opened: Opened) -> list[str]:
+    """The fold of every record, '' where there is none."""
+    return [fold for index in opened.index.values() for fold in index.folds[index.fold].tolist()]
 
 
 class PreparedSource(Source):
@@ -238,7 +243,9 @@ def _packed(texts):
     return np.frombuffer(b"".join(encoded), np.uint8), starts
 
 
-def _find(folder):
+def find(folder) -> pathlib.Path:
+    """The folder of the corpus; as `open_folder`."""
+    folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise DataError(
             f"config.data.prepared: there is no folder {folder}; `python -m conformer_jax.prepare` "
