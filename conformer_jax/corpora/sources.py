@@ -24,8 +24,6 @@ from conformer_jax.errors import unknown
 KINDS = ("folder", "manifest", "parquet", "tar", "json", "h5")
 _EXTENSIONS = """
     .wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .caf .w64 .m4a .mp4 .webm .mkv .aac"""
-    """.wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .caf .w64 .m4a .mp4 .webm .mkv .aac"""
-)
 _SOUNDS = tuple(_EXTENSIONS.split())
 
 
