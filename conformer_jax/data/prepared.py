@@ -190,6 +190,15 @@ class PreparedSource(Source):
         index, record = self._where(i)
         return tuple(index.labels[slice(*index.label_starts[record : record + 2])].tolist())
 
+    def read_stored(self, i, longest_s):
+        """(float32 [n], its rate in Hz), as it is stored; of longer clips the middle."""
+        feature = self._reader[self._split[i]].example(int(self._record[i])).features.feature
+        rate = feature["sample_rate"].int64_list.value[0]
+        frames = feature["num_samples"].int64_list.value[0]
+        count = min(frames, round(longest_s * rate))
+        stored = feature["audio"].bytes_list.value[0]
+        return decode(stored, self._stored, (frames - count) // 2, count), rate
+
     def read(self, i, num_samples, position):
         feature = self._reader[self._split[i]].example(int(self._record[i])).features.feature
         rate = feature["sample_rate"].int64_list.value[0]

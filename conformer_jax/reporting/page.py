@@ -31,7 +31,11 @@ def render(runs, found_studies, unusable=(), *, num_mistakes: int) -> str:
     sections += [run_section(run, num_mistakes) for run in runs]
     sections += [s for study in found_studies for s in study_sections(study, num_mistakes)]
     names = [run.name for run in runs if not run.is_control] + [s.name for s in found_studies]
-    title = "Report: " + ", ".join(dict.fromkeys(names))
+    return whole("Report: " + ", ".join(dict.fromkeys(names)), sections)
+
+
+def whole(title: str, sections: list[Section]) -> str:
+    """A page of these sections, with contents, as HTML."""
     body = [_render(section, f"s{i}", 2) for i, section in enumerate(sections, 1)]
     made = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z").lstrip("0")
     about = (
