@@ -40,6 +40,7 @@ _READ_BY = {
     "data.labels_per_class": _LABELLED,
     "data.label_share": _LABELLED,
     "data.balanced": ("finetune",),
+    "data.balanced_offset": ("finetune",),
     "train": _TRAINED,
     "compare_with_scratch": _LABELLED,
 }
@@ -232,6 +233,8 @@ t.validation_share = Within(0.0, least=0, below=1)
 # finetune: draw clips so that all classes come up equally often, with replacement, instead of
 # going through all of them (AudioSet: PANNs, Kong et al. 2020).
 t.balanced = False
+# What is added to the count of a class there: 1 / (count + offset). The larger, the less balanced.
+t.balanced_offset = Within(0.0, least=0)
 # Finetune: share of each class's labelled clips kept for training.
 t.label_share = Within(1.0, above=0, most=1)
 # Of the files read so far: above it (and 20 files) the run stops.

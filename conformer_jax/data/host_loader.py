@@ -39,6 +39,7 @@ class LoaderSpec:
     eval_batch_size: int
     num_samples: int
     balanced: bool
+    balanced_offset: float
     multi_label: bool
     workers: int
     prefetch: int
@@ -53,6 +54,7 @@ def loader_spec(config) -> LoaderSpec:
         eval_batch_size=data.eval_batch_size,
         num_samples=clip_samples(data.clip_s, config.features.sample_rate),
         balanced=data.balanced,
+        balanced_offset=data.balanced_offset,
         multi_label=config.classifier.multi_label,
         workers=data.workers,
         prefetch=data.prefetch,
@@ -95,7 +97,7 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
     batch_size = spec.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
-    balance = _balance(source) if spec.balanced else None
+    balance = _balance(source, spec.balanced_offset) if spec.balanced else None
 
     def plan(step):
         if balance is None:
@@ -107,11 +109,11 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     return plan
 
 
-def _balance(source):
+def _balance(source, offset):
     labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
     if not any(labels):
         raise DataError("config.data.balanced needs labels: leave it False without them")
-    return sampling.class_balance(labels, len(source.label_names))
+    return sampling.class_balance(labels, len(source.label_names), offset)
 
 
 class EvalSteps(NamedTuple):

@@ -5,7 +5,15 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer_jax.reporting import media, page
-from conformer_jax.reporting.markup import Markup, details, number, paragraphs, table, tag
+from conformer_jax.reporting.markup import (
+    Markup,
+    details,
+    number,
+    paragraphs,
+    scrolling,
+    table,
+    tag,
+)
 
 
 class Example(NamedTuple):
@@ -30,7 +38,7 @@ def render(title, figures: str, classes, examples: dict, lists: dict, features) 
     rows = [[n, count, number(hours), f"{level:.0f}"] for n, count, hours, level in classes]
     head = ["class", "clips", "hours", "loudness, dB"]
     sections = [
-        page.Section("Figures", tag("pre", figures)),
+        page.Section("Figures", scrolling("Figures", tag("pre", figures))),
         page.Section("Classes", table("Clips and sound of each class.", head, rows)),
     ]
     for heading, found in lists.items():
