@@ -18,6 +18,7 @@ _SPECTRUM, _SLOWEST, _FASTEST = 640, 1, 48  # points, and the modulations that a
 # 51,000 other pairs of its eight most alike classes none has more than 0.73.
 ALIKE = 0.78
 _WORTH_A_LOOK = 0.92
+_LEAST_S = 1.0  # of shorter clips, many of them single knocks, too many would be alike by chance
 
 
 class Heard(NamedTuple):
@@ -75,7 +76,7 @@ def trace(audio, rate) -> np.ndarray:
 def alike(traces: list[np.ndarray], block: int = 1024) -> list[tuple[int, int, float]]:
     """Pairs i < j of traces whose highest cross-correlation is ALIKE or more, and that.
 
-    All pairs are compared by what no shift in time changes, how strongly each band varies how fast;
+    Traces of less than a second are like no other. All pairs are compared by what no shift in time changes, how strongly each band varies how fast;
     only those that agree in it are shifted along each other.
     """
     shapes = np.stack([_modulation(one) for one in traces])
@@ -90,7 +91,9 @@ def alike(traces: list[np.ndarray], block: int = 1024) -> list[tuple[int, int, f
 
 
 def _modulation(one):
-    """float32, of unit length; zeros where nothing varies."""
+    """float32, of unit length; zeros where nothing varies, or too little is heard."""
+    if len(one) < _LEAST_S * _RATE / _HOP - _WINDOW / _HOP:
+        one = np.zeros_like(one)
     spectrum = np.abs(np.fft.rfft(one.astype(np.float32), _SPECTRUM, axis=0))
     shape = spectrum[_SLOWEST:_FASTEST].ravel().astype(np.float32)
     length = np.linalg.norm(shape)

@@ -115,7 +115,7 @@ def describe(found: Survey) -> str:
     lines.append(_row("clipped", _some(clipped)))
     lines += _classes(clips)
     lines.append(_row("equal audio", _pairs(found, found.copies)))
-    what = "" if found.compared == len(clips) else f" (of {found.compared} clips compared)"
+    what = f" (of {found.compared} clips compared, those of a second and more)"
     lines.append(_row("alike", _pairs(found, [pair[:2] for pair in found.near]) + what))
     for shared, pairs in leaks(found).items():
         if pairs:
