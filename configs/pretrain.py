@@ -5,14 +5,15 @@ Variants:
     :tiny    3 M parameters, for hours of audio on a few cores or one small GPU
     :small   18.4 M parameters, the paper's small model
     :large   88.1 M parameters, the paper's large model
+    :audioset_small, :audioset_large   the same on a prepared AudioSet (configs/table.py)
 """
 
 import dataclasses
 
-from configs import base
+from configs import base, table
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large")
+VARIANTS = ("smoke", "tiny", "small", "large", *table.PRETRAIN)
 
 
 def get_config(variant: str = ""):
@@ -20,6 +21,12 @@ def get_config(variant: str = ""):
     config = base.get_config()
     config.task = "pretrain"
     config.name = f"pretrain_{variant}" if variant else "pretrain"
+    if variant in table.PRETRAIN:
+        table.pretrain(config, variant)
+        config.next_command = (
+            "python -m conformer_jax.main --config=configs/finetune.py:audioset20k"
+        )
+        return config
     {"": demo, "smoke": smoke, "tiny": tiny, "small": small, "large": large}[variant](config)
     suffix = f":{variant}" if variant else ""
     config.next_command = f"python -m conformer_jax.main --config=configs/finetune.py{suffix}"

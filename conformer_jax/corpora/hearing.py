@@ -76,8 +76,9 @@ def trace(audio, rate) -> np.ndarray:
 def alike(traces: list[np.ndarray], block: int = 1024) -> list[tuple[int, int, float]]:
     """Pairs i < j of traces whose highest cross-correlation is ALIKE or more, and that.
 
-    Traces of less than a second are like no other. All pairs are compared by what no shift in time changes, how strongly each band varies how fast;
-    only those that agree in it are shifted along each other.
+    Traces of less than a second are like no other. All pairs are compared by what no shift in time
+    changes, how strongly each band varies how fast; only those that agree in it are shifted along
+    each other.
     """
     shapes = np.stack([_modulation(one) for one in traces])
     found = []
