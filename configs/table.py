@@ -19,8 +19,8 @@ def pretrain(config, variant):
 
     python -m conformer_jax.main --config=configs/pretrain.py:audioset_small
 
-    About 2 million clips of 10 s, 5,600 h, if none is missing, which 100,000 steps of 256 clips hear
-    13 times. eval is held out, and no label is read.
+    About 2 million clips of 10 s, 5,600 h, if none is missing, which 100,000 steps of 256 clips
+    hear 13 times. eval is held out, and no label is read.
     """
     large = variant == "audioset_large"
     config.conformer.update(

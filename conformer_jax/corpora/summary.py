@@ -21,33 +21,10 @@ def build(corpus, source, listing, made, options, *, restricted, dropped) -> dic
       dropped: whether copies were dropped.
     """
     classes = listing.classes
-    listed = collections.Counter(clip.split for clip in listing.clips)
-    splits = {}
-    for split in listed:
-        records = made.records.get(split, [])
-        ids = {
-            record.id.partition("#")[0] if options.segment_s else record.id for record in records
-        }
-        counts = collections.Counter(c for record in records for c in record.labels)
-        wanted = collections.Counter(
-            label for clip in listing.clips if clip.split == split for label in clip.labels
-        )
-        splits[split] = {
-            "published": corpus.expected.get(split),
-            "listed": listed[split],
-            "found": len(ids),
-            "records": len(records),
-            "hours": round(sum(r.num_samples / r.sample_rate for r in records) / 3600, 4),
-            "sample_rates": dict(
-                sorted(collections.Counter(str(r.sample_rate) for r in records).items())
-            ),
-            "folds": dict(sorted(collections.Counter(r.fold for r in records if r.fold).items())),
-            # Of every class, in their order: the found ones are what balanced sampling weighs by.
-            "class_listed": [wanted[name] for name in classes],
-            "class_found": [counts[i] for i in range(len(classes))],
-            "ids_sha256": _sha256(sorted(ids)),
-            "audio_sha256": _sha256(sorted(f"{r.audio:016x}" for r in records)),
-        }
+    splits = {
+        split: _of_split(split, corpus, listing, made.records.get(split, []), options)
+        for split in dict.fromkeys(clip.split for clip in listing.clips)
+    }
     reasons = collections.Counter(reason.partition(":")[0] for _, _, reason in made.bad)
     return {
         "corpus": corpus.name,
@@ -75,6 +52,31 @@ def build(corpus, source, listing, made, options, *, restricted, dropped) -> dic
             "dropped": dropped,
             "ids": [list(one) for one in made.duplicates[:_SHOWN]],
         },
+    }
+
+
+def _of_split(split, corpus, listing, records, options):
+    classes = listing.classes
+    clips = [clip for clip in listing.clips if clip.split == split]
+    ids = {record.id.partition("#")[0] if options.segment_s else record.id for record in records}
+    counts = collections.Counter(c for record in records for c in record.labels)
+    wanted = collections.Counter(label for clip in clips for label in clip.labels)
+    rates = collections.Counter(str(r.sample_rate) for r in records)
+    folds = collections.Counter(r.fold for r in records if r.fold)
+    return {
+        "published": corpus.expected.get(split),
+        "listed": len(clips),
+        "found": len(ids),
+        "records": len(records),
+        "hours": round(sum(r.num_samples / r.sample_rate for r in records) / 3600, 4),
+        "sample_rates": dict(sorted(rates.items())),
+        "folds": dict(sorted(folds.items())),
+        # Of every class, in their order; class_weights are what balanced sampling weighs by.
+        "class_listed": [wanted[name] for name in classes],
+        "class_found": [counts[i] for i in range(len(classes))],
+        "class_weights": [1 / counts[i] if counts[i] else 0.0 for i in range(len(classes))],
+        "ids_sha256": _sha256(sorted(ids)),
+        "audio_sha256": _sha256(sorted(f"{r.audio:016x}" for r in records)),
     }
 
 
