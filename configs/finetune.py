@@ -5,17 +5,20 @@
     :probe                          a linear probe on the frozen encoder that comes with the
                                     package: in a minute, what it is worth on sound of one's own
     :esc50                          ESC-50 fold 1, from the encoder that comes with the package;
-                                    needs --config.data.manifest=FILE with a fold column
+                                    needs --config.data.manifest=FILE with a fold column, or
+                                    --config.data.prepared=DIR
     :hear                           as the benchmark HEAR judges the frozen encoder: a shallow
                                     network on its embeddings, the best of a grid
+    :audioset, :audioset20k, :mtat, :kinetics, :us8k, :fsd50k
+                                    the paper's table, and two more corpora (configs/table.py)
 """
 
 import dataclasses
 
-from configs import base, pretrain
+from configs import base, pretrain, table
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "hear")
+VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "hear", *table.FINETUNE)
 
 
 def get_config(variant: str = ""):
@@ -24,6 +27,9 @@ def get_config(variant: str = ""):
     config.task = "finetune"
     config.name = f"finetune_{variant}" if variant else "finetune"
     config.init_from = f"runs/pretrain_{variant}" if variant else "runs/pretrain"
+    if variant in table.FINETUNE:
+        table.finetune(config, variant)
+        return config
     {
         "": demo,
         "smoke": smoke,

@@ -8,14 +8,15 @@ Variants:
     :tiny_clip   the same, two views of a clip find each other: better on a few hours of audio
     :small   18.4 M parameters, the paper's small model
     :large   88.1 M parameters, the paper's large model
+    :audioset_small, :audioset_large   the same on a prepared AudioSet (configs/table.py)
 """
 
 import dataclasses
 
-from configs import base
+from configs import base, table
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("clip", "both", "smoke", "tiny", "tiny_clip", "small", "large")
+VARIANTS = ("clip", "both", "smoke", "tiny", "tiny_clip", "small", "large", *table.PRETRAIN)
 
 
 def get_config(variant: str = ""):
@@ -23,6 +24,12 @@ def get_config(variant: str = ""):
     config = base.get_config()
     config.task = "pretrain"
     config.name = f"pretrain_{variant}" if variant else "pretrain"
+    if variant in table.PRETRAIN:
+        table.pretrain(config, variant)
+        config.next_command = (
+            "python -m conformer_jax.main --config=configs/finetune.py:audioset20k"
+        )
+        return config
     make = {
         "": demo,
         "clip": clip,

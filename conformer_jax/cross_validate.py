@@ -16,7 +16,7 @@ import pathlib
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
-from conformer_jax.data import labels
+from conformer_jax.data import labels, prepared
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
@@ -43,8 +43,12 @@ def cross_validate(config, workdir) -> dict:
     from conformer_jax.training import distributed, frozen
     from conformer_jax.training import workdir as workdirs
 
-    if not config.data.manifest:
-        raise UserError("cross-validation needs --config.data.manifest, with a column 'fold'")
+    where = config.data.manifest or config.data.prepared
+    if not where:
+        raise UserError(
+            "cross-validation needs --config.data.manifest, with a column 'fold', or "
+            "--config.data.prepared"
+        )
     if config.task == "pretrain":
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
@@ -80,19 +84,23 @@ def cross_validate(config, workdir) -> dict:
 
 def _folds_of(config):
     """The folds to hold out, and those that are only trained on: no clip there has a label."""
-    manifest = config.data.manifest
-    rows = read_manifest(manifest)
-    used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
-    if without := sum(not row.fold for row in used):
+    where = config.data.manifest or config.data.prepared
+    if config.data.manifest:
+        rows = read_manifest(where)
+        used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
+        of_used = [row.fold for row in used]
+        of_labelled = [row.fold for row in used if row.labels] or of_used
+    else:
+        of_used = of_labelled = prepared.folds(prepared.open_folder(where))
+    if without := of_used.count(""):
         logging.warning("WARNING %d clip(s) without a fold are left out", without)
-    labelled = [row for row in used if row.labels] or used
-    folds = sorted({row.fold for row in labelled if row.fold})
+    folds = sorted(set(of_labelled) - {""})
     if len(folds) < 2:
         raise UserError(
-            f"{manifest} has {len(folds)} fold(s), two are the least: fill its column 'fold', or "
+            f"{where} has {len(folds)} fold(s), two are the least: fill its column 'fold', or "
             f"let `python -m conformer_jax.manifest DIR --folds=5` do it"
         )
-    others = sorted({row.fold for row in used if row.fold} - set(folds))
+    others = sorted(set(of_used) - {"", *folds})
     if others:
         logging.warning(
             "WARNING no clip has a label in %s: always trained on, never held out",

@@ -45,6 +45,7 @@ _READ_BY = {
     "data.labels_per_class": _LABELLED,
     "data.label_share": _LABELLED,
     "data.balanced": ("finetune",),
+    "data.balanced_offset": ("finetune",),
     "train": _TRAINED,
     "compare_with_scratch": _LABELLED,
 }
@@ -266,16 +267,19 @@ p.every_steps = Within(1000, least=0)
 p.keep_last = Within(2, least=1)  # newest ones kept
 p.keep_best = Within(1, least=0)  # and those with the best held-out metric
 
-# Audio (data/). With neither `manifest` nor `tfds_name` the synthetic corpus is used.
+# Audio (data/). Without `manifest`, `tfds_name` and `prepared` the synthetic corpus is used.
 _FIELDS.data = t = ml_collections.ConfigDict()
 t.manifest = ""  # CSV: path[,label][,fold]; paths relative to the CSV, labels separated by ';'
 t.tfds_name = ""  # a prepared TFDS data set with an 'audio' feature, e.g. 'esc50'
 t.tfds_dir = ""  # its data_dir; '' for TFDS's default
+t.prepared = ""  # folder that `python -m conformer_jax.prepare` has written (docs/data.md)
 # In s, of a training example: longer files are cropped at random, shorter ones padded.
 t.clip_s = Within(5.0, above=0, most=3600)
 t.batch_size = Within(32, least=1)  # clips a step, over all devices and hosts
 t.eval_batch_size = Within(32, least=1)  # clips an evaluation step, likewise
-t.train_folds = ()  # values of the manifest's `fold` column to train on; () all but eval_folds
+# Values of the manifest's `fold` column to train on; () all but eval_folds. Of a prepared corpus
+# folds or splits, such as 'test'; () all but eval_folds and its splits validation, test and eval.
+t.train_folds = ()
 t.eval_folds = ()  # and to evaluate on; () holds out eval_share
 # Share of the clips held out where eval_folds is (), at least one: data/holdout.py.
 t.eval_share = Within(0.05, least=0, below=1)
@@ -292,6 +296,8 @@ t.validation_share = Within(0.0, least=0, below=1)
 # finetune: draw clips so that all classes come up equally often, with replacement, instead of
 # going through all of them (AudioSet: PANNs, Kong et al. 2020).
 t.balanced = False
+# What is added to the count of a class there: 1 / (count + offset). The larger, the less balanced.
+t.balanced_offset = Within(0.0, least=0)
 # Finetune: share of each class's labelled clips kept for training.
 t.label_share = Within(1.0, above=0, most=1)
 # Of the files read so far: above it (and 20 files) the run stops.
@@ -355,7 +361,9 @@ def is_read(name: str, config: dict) -> bool:
         return False
     if section == "quantizer" and config["target"] != "gumbel":
         return False
-    if section == "synthetic" and (config["data"]["manifest"] or config["data"]["tfds_name"]):
+    if section == "synthetic" and any(
+        config["data"][given] for given in ("manifest", "tfds_name", "prepared")
+    ):
         return False
     if name == "data.unlabelled" and not config["classifier"]["multi_label"]:
         return False

@@ -17,6 +17,7 @@ ROOMS = {
     "fields": ("ranges", "errors"),  # every field of a config
     "models": (),  # features, masking, encoder, objective, head
     "data": ("errors",),  # audio, manifests, batches
+    "corpora": ("data", "errors"),  # corpora as published, prepared for training
     "steps": ("models",),  # the training steps: losses, augmentation, optimizer, metrics
     "evaluation": ("steps", "errors"),  # predictions, probes of a frozen encoder
     "training": (

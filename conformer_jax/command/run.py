@@ -155,8 +155,9 @@ def _next(config, workdir):
     command = config.next_command
     if str(workdir) != f"runs/{config.name}":
         command += f" --config.init_from={shlex.quote(str(workdir))}"
-    if config.data.manifest:
-        command += f" --config.data.manifest={shlex.quote(config.data.manifest)}"
+    for field in ("manifest", "prepared"):
+        if config.data[field]:
+            command += f" --config.data.{field}={shlex.quote(config.data[field])}"
     return f"Next: {command}"
 
 

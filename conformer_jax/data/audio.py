@@ -172,11 +172,21 @@ def plan_crop(frames, rate, sample_rate, num_samples, position) -> tuple[int, in
       first, count: the source's samples to read.
       offset, keep: of these, resampled, the part that is the crop.
     """
-    total = max(1, (2 * frames * sample_rate + rate) // (2 * rate))  # rounded, as soxr does
+    total = span_length(frames, rate, sample_rate)
     if num_samples is None or total <= num_samples:
         return 0, frames, 0, total
     starts = total - num_samples + 1
     start = (starts - 1) // 2 if position is None else min(int(position * starts), starts - 1)
+    return plan_span(frames, rate, sample_rate, start, num_samples)
+
+
+def span_length(frames, rate, sample_rate) -> int:
+    """How many samples `frames` samples at `rate` Hz are at `sample_rate` Hz, at least one."""
+    return max(1, (2 * frames * sample_rate + rate) // (2 * rate))  # rounded, as soxr does
+
+
+def plan_span(frames, rate, sample_rate, start, num_samples) -> tuple[int, int, int, int]:
+    """As `plan_crop`, for the crop that begins with sample `start` of the resampled source."""
     if rate == sample_rate:
         return start, num_samples, 0, num_samples
     # In one period `down` source samples become `up` result samples; reading from the start of

@@ -40,6 +40,7 @@ class LoaderSpec:
     eval_batch_size: int
     num_samples: int
     balanced: bool
+    balanced_offset: float
     multi_label: bool
     workers: int
     prefetch: int
@@ -55,6 +56,7 @@ def loader_spec(config) -> LoaderSpec:
         eval_batch_size=data.eval_batch_size,
         num_samples=clip_samples(data.clip_s, config.features.sample_rate),
         balanced=data.balanced,
+        balanced_offset=data.balanced_offset,
         multi_label=config.classifier.multi_label,
         workers=data.workers,
         prefetch=data.prefetch,
@@ -98,7 +100,7 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     """A function: step -> (indices [b], positions [b], valid [b]) of this host's b rows."""
     batch_size = spec.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
-    balance = _balance(source, spec.multi_label) if spec.balanced else None
+    balance = _balance(source, spec) if spec.balanced else None
 
     def plan(step):
         if spec.distinct:
@@ -112,11 +114,13 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     return plan
 
 
-def _balance(source, multi_label):
+def _balance(source, spec):
     labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
     if not any(labels):
         raise DataError("config.data.balanced needs labels: leave it False without them")
-    return sampling.class_balance(labels, len(source.label_names), negatives=multi_label)
+    return sampling.class_balance(
+        labels, len(source.label_names), spec.balanced_offset, negatives=spec.multi_label
+    )
 
 
 class EvalSteps(NamedTuple):

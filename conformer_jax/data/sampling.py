@@ -68,16 +68,17 @@ def balanced_batch(seed, step, batch_size, cumulative) -> tuple[np.ndarray, np.n
     return indices.astype(np.int64), _uniform(seed, _CROP, step, batch_size)
 
 
-def class_balance(labels, num_classes, *, negatives: bool = False) -> np.ndarray:
+def class_balance(labels, num_classes, offset=0.0, *, negatives: bool = False) -> np.ndarray:
     """Cumulative weights of the examples under which all classes come up equally often.
 
-    An example weighs the sum over its classes of 1 / (examples of the class), as if first a class
-    were drawn and then one of its examples: the practice on AudioSet (PANNs, Kong et al. 2020;
-    AST, Gong et al. 2021). One without a label is drawn where `negatives`, as if they were one more
-    class, and else never.
+    An example weighs the sum over its classes of 1 / (examples of the class + offset), as if first
+    a class were drawn and then one of its examples: the practice on AudioSet (PANNs, Kong et al.
+    2020; AST, Gong et al. 2021). One without a label is drawn where `negatives`, as if they were
+    one more class, and else never.
 
     Args:
       labels: sequence of tuples of class indices, one per example; at least one is not empty.
+      offset: not negative; the larger, the less rare classes are favoured.
       negatives: whether no label says that none of the classes is heard.
 
     Returns:
@@ -86,7 +87,7 @@ def class_balance(labels, num_classes, *, negatives: bool = False) -> np.ndarray
     if negatives:
         labels, num_classes = [part or (num_classes,) for part in labels], num_classes + 1
     counts = np.bincount([c for classes in labels for c in classes], minlength=num_classes)
-    return np.cumsum([sum(1.0 / counts[c] for c in classes) for classes in labels])
+    return np.cumsum([sum(1.0 / (counts[c] + offset) for c in classes) for classes in labels])
 
 
 def eval_batch(step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.data import labels
+from conformer_jax.data import labels, prepared, prepared_split
 from conformer_jax.data.audio import BadAudio, BadAudioReport, DataError
 from conformer_jax.data.content import of_rows
 from conformer_jax.data.holdout import (
@@ -50,12 +50,14 @@ class SourceSpec:
     """Which clips a run trains on and which it evaluates on: fields of config.data and others.
 
     labelled: whether labels are needed; without, they are ignored. synthetic: of the corpus that
-    is used where neither `manifest` nor `tfds_name` is given; its clips have `num_samples`.
+    is used where none of `manifest`, `tfds_name` and `prepared` is given; its clips have
+    `num_samples`.
     """
 
     manifest: str
     tfds_name: str
     tfds_dir: str
+    prepared: str
     train_folds: tuple
     eval_folds: tuple
     eval_share: float
@@ -77,6 +79,7 @@ def source_spec(config) -> SourceSpec:
         manifest=data.manifest,
         tfds_name=data.tfds_name,
         tfds_dir=data.tfds_dir,
+        prepared=data.prepared,
         train_folds=tuple(fold_names(data.train_folds)),
         eval_folds=tuple(fold_names(data.eval_folds)),
         eval_share=data.eval_share,
@@ -122,10 +125,14 @@ def open_sources(spec: SourceSpec, label_names=None, before: Before | None = Non
 
 def open_split(spec: SourceSpec, label_names=None, before: Before | None = None) -> Sources:
     """`open_sources` before anything is left out of what is trained on (labels_per_class)."""
-    if spec.manifest and spec.tfds_name:
-        raise DataError("config.data.manifest and config.data.tfds_name are both set: clear one")
+    fields = ("manifest", "tfds_name", "prepared")
+    given = [f"config.data.{field}" for field in fields if getattr(spec, field)]
+    if len(given) > 1:
+        raise DataError(f"{' and '.join(given)} are both set: clear one")
     if spec.manifest:
         return Sources(*_manifest_sources(spec, label_names, before or Before()))
+    if spec.prepared:
+        return Sources(*_prepared_sources(spec, label_names))
     if spec.tfds_name:
         train, held_out = _tfds_sources(spec)
         where = f"TFDS {spec.tfds_name}"
@@ -189,6 +196,26 @@ def _check_files(rows, manifest):
             f"{manifest}: {len(missing)} of {len(looked_at)} files looked at do not exist, such as "
             f"{missing[0].path}: paths are relative to the manifest's folder"
         )
+
+
+def _prepared_sources(spec, label_names):
+    opened = prepared.open_folder(spec.prepared)
+    names = tuple(opened.summary["classes"]) if spec.labelled else ()
+    if spec.labelled and not names:
+        raise DataError(f"{opened.folder} has no labels to fine-tune on: prepare it with labels")
+    labelled_only = spec.labelled and not (spec.multi_label and spec.unlabelled == "negatives")
+    chosen = prepared_split.choose(
+        opened,
+        spec.train_folds,
+        spec.eval_folds,
+        spec.eval_share,
+        labelled_only=labelled_only,
+    )
+    parts = [prepared.PreparedSource(opened, part, spec.sample_rate, names) for part in chosen]
+    if label_names is None or not spec.labelled:
+        return parts
+    labels.check_names(names, label_names, str(opened.folder))
+    return [Subset(part, None, label_names) for part in parts]
 
 
 def _tfds_sources(spec):

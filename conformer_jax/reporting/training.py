@@ -320,7 +320,7 @@ def facts(run) -> Markup:
         if not pretrain:
             found["Starts from"] = config.init_from or "scratch"
         data = config.data
-        found["Sound"] = data.manifest or data.tfds_name or "the synthetic corpus"
+        found["Sound"] = data.manifest or data.tfds_name or data.prepared or "the synthetic corpus"
         if steps:
             hours = steps * data.batch_size * data.clip_s / 3600
             found["Heard"] = f"{number(hours)} hours, repeats included"

@@ -96,7 +96,7 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
         return split, _listing_of(split)
 
     split, listing = distributed.same_on_all(
-        opened, lambda found: _digest(*found, spec.manifest), "clips"
+        opened, lambda found: _digest(*found, spec.manifest or spec.prepared), "clips"
     )
     if old is not None:
         say_changes(old.listing, listing)

@@ -127,7 +127,7 @@ def known_classes(config, train_source, held_out):
 
 def say_sizes(config, train_source, eval_source):
     """Logs how many clips there are, and that few held-out ones make no figure."""
-    own = config.data.manifest or config.data.tfds_name
+    own = config.data.manifest or config.data.tfds_name or config.data.prepared
     logging.info(
         "%d clips to train on, %d held out%s",
         *(len(train_source), len(eval_source), "" if own else ", of the synthetic corpus"),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from conformer_jax.data import prepared
 from conformer_jax.data.host_loader import clip_samples, example_batch
 from conformer_jax.errors import UserError
 from conformer_jax.models.features import FeatureSpec, log_mel
@@ -32,9 +33,9 @@ def feature_statistics(
     """Mean and deviation of every mel bin over the training corpus.
 
     Taken from a cache where the same clips were measured with the same settings before:
-    `<manifest>.statistics.json` beside the manifest, or `<workdir>/statistics.json` where there is
-    no manifest or its folder cannot be written. A sample of config.data.statistics_clips clips,
-    evenly spread over the corpus, is measured.
+    `<manifest>.statistics.json` beside the manifest, `statistics.json` in the folder of a prepared
+    corpus, or `<workdir>/statistics.json` where there is neither or it cannot be written. A sample
+    of config.data.statistics_clips clips, evenly spread over the corpus, is measured.
 
     Args:
       features, data, synthetic: these sections of the config.
@@ -53,13 +54,15 @@ def feature_statistics(
     count = min(len(source), data.statistics_clips)
     indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
     what = [source.content(int(i)) for i in indices]  # not names, whose files may be replaced
-    if not data.manifest and not data.tfds_name:
+    if not data.manifest and not data.tfds_name and not data.prepared:
         what.append(synthetic.to_json())
     key = _key(spec, data.clip_s, what)
     caches = [pathlib.Path(workdir) / "statistics.json"]
     if data.manifest:
         manifest = pathlib.Path(data.manifest)
         caches.insert(0, manifest.with_name(manifest.name + ".statistics.json"))
+    if data.prepared:
+        caches.insert(0, prepared.find(data.prepared) / "statistics.json")
     for cache in caches:
         found = _load(cache).get(key)
         if found is not None and not _fits(found, spec.num_mels):

@@ -1,0 +1,82 @@
+"""Which records of a prepared corpus are trained on, and which are held out."""
+
+import numpy as np
+
+from conformer_jax.data.audio import DataError
+from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened
+
+
+def choose(
+    opened: Opened, train_folds, eval_folds, eval_share, *, labelled_only: bool
+) -> tuple[dict, dict]:
+    """Records to train on and to evaluate on: by split int64 [n], ascending.
+
+    `train_folds` and `eval_folds` name folds or splits. Without eval_folds the split 'validation'
+    is held out where there is one; else 'test', else 'eval'; else a share of the clips by their
+    contents, the same clips as of a manifest of the same files (holdout.py). A split by which
+    papers judge is trained on only where train_folds names it.
+
+    Args:
+      labelled_only: leave out records without a label.
+
+    Raises DataError: an unknown name, or nothing is left.
+    """
+    _check(opened, train_folds, eval_folds)
+    judged = [split for split in HELD_OUT_SPLITS if split in opened.index]
+    use_share = not eval_folds and not judged
+    held_out_names = eval_folds or tuple(judged[:1])
+    train, held_out = {}, {}
+    for split, index in opened.index.items():
+        usable = np.ones(len(index.content), bool)
+        if labelled_only:
+            usable = np.diff(index.label_starts) > 0
+        is_eval = _named(split, index, held_out_names) & usable
+        if train_folds:
+            is_train = _named(split, index, train_folds) & usable
+        else:
+            is_train = usable & ~is_eval & (split not in HELD_OUT_SPLITS)
+        if not train_folds or use_share:
+            is_train &= ~is_eval
+        train[split], held_out[split] = np.flatnonzero(is_train), np.flatnonzero(is_eval)
+    if use_share:
+        return _by_share(opened, train, eval_share)
+    return train, held_out
+
+
+def _named(split, index, names):
+    """bool [n]: which records lie in a fold or a split of these names."""
+    if split in names:
+        return np.ones(len(index.fold), bool)
+    return np.isin(index.fold, [i for i, fold in enumerate(index.folds.tolist()) if fold in names])
+
+
+def _check(opened, train_folds, eval_folds):
+    known = {str(fold) for index in opened.index.values() for fold in index.folds if fold}
+    known = [*opened.index, *sorted(known)]
+    for field, names in (("train_folds", train_folds), ("eval_folds", eval_folds)):
+        for name in names:
+            if name not in known:
+                raise DataError(
+                    f"config.data.{field}: {opened.folder} has no fold or split '{name}' (it has "
+                    f"{', '.join(known)})"
+                )
+
+
+def _by_share(opened, records, share):
+    """As holdout._split_by_share, of many clips at once."""
+    contents = {split: opened.index[split].content[part] for split, part in records.items()}
+    whole = np.concatenate(list(contents.values()))
+    if len(np.unique(whole)) < 2 or not 0 <= share < 1:
+        raise DataError(
+            f"{opened.folder}: holding out {share:g} of {len(whole)} clip(s) leaves none to train "
+            "on; add clips or lower config.data.eval_share"
+        )
+    edge = np.uint64(int(share * 2.0**64))
+    below = int((whole < edge).sum())
+    if not below:  # the lowest one
+        edge = whole.min() + np.uint64(1)
+    elif below == len(whole):  # all but the highest
+        edge = whole.max()
+    held_out = {s: part[contents[s] < edge] for s, part in records.items()}
+    train = {s: part[contents[s] >= edge] for s, part in records.items()}
+    return train, held_out

@@ -1,0 +1,150 @@
+"""Every corpus from a small tree in its published layout, with a file broken and one missing."""
+
+import io
+import json
+import tarfile
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpus_trees import MIDS, NAMES, RATE, TREES, fill, sound  # tests/
+
+from conformer_jax import prepare
+from conformer_jax.corpora import sources
+from conformer_jax.corpora.catalogue import CORPORA
+from conformer_jax.data import prepared
+from conformer_jax.data.audio import DataError
+
+
+def prepared_from(corpus, source, output):
+    """{id: (split, labels, fold, source)} of the data set, and {id: reason} of what is left out."""
+    flags = ["--engine=processes", "--workers=1"]
+    assert prepare.main([corpus, f"--source={source}", f"--output={output}", *flags]) == 0
+    found = prepared.open_folder(output)
+    names, records = found.summary["classes"], {}
+    for split, index in found.index.items():
+        source = prepared.PreparedSource(found, {split: np.arange(len(index.content))}, RATE, names)
+        for i in range(len(source)):
+            assert len(source.read(i, RATE, 0.0)) > RATE // 20
+            recording = prepared.text_of(index.sources, index.source_starts, i)
+            labels = [names[c] for c in source.labels(i)]
+            fold = str(index.folds[index.fold[i]])
+            records[source.example_id(i)] = (split, labels, fold, recording)
+    left_out = found.folder / "left_out.csv"
+    lines = left_out.read_text().splitlines()[1:] if left_out.exists() else []
+    return records, {line.split(",")[0]: line.split(",", 2)[2].strip('"') for line in lines}
+
+
+@pytest.mark.parametrize("corpus", TREES)
+def test_a_corpus_as_it_is_published(corpus, tmp_path):
+    files, wanted, left_out = TREES[corpus]
+    fill(tmp_path / "in", files)
+    records, bad = prepared_from(corpus, f"folder:{tmp_path / 'in'}", tmp_path / "out")
+    assert records == wanted
+    assert bad.keys() == left_out.keys()
+    assert all(bad[id_].startswith(reason) for id_, reason in left_out.items()), bad
+
+
+def test_every_corpus_is_tried_and_says_where_its_facts_are_from():
+    assert set(TREES) | {"any"} == set(CORPORA)
+    for corpus in CORPORA.values():
+        assert corpus.licence, corpus.name
+        assert corpus.facts, corpus.name
+        assert corpus.protocol, corpus.name
+    assert len(NAMES) == len(set(NAMES)) == 527
+    assert (NAMES[0], NAMES[526]) == ("Speech", "Field recording")
+
+
+AUDIOSET = {
+    "--aaaaaaaaa": ("train_balanced", [NAMES[0], NAMES[72]], "", "--aaaaaaaaa"),
+    "ddddddddddd": ("eval", [NAMES[5]], "", "ddddddddddd"),
+}
+
+
+def parquet(folder):
+    """As agkphysics/AudioSet on the hub."""
+    for split, id_, labels, seed in (
+        ("bal_train", "--aaaaaaaaa", [MIDS[0], MIDS[72]], 1),
+        ("eval", "ddddddddddd", [MIDS[5]], 2),
+    ):
+        audio = [{"bytes": sound(seed, "FLAC"), "path": f"{id_}.flac"},
+                 {"bytes": b"broken", "path": "broken.flac"}]  # fmt: skip
+        columns = {"video_id": [id_, f"x{split}"], "audio": audio, "labels": [labels, []]}
+        (folder / "data" / split).mkdir(parents=True)
+        pq.write_table(pa.table(columns), folder / "data" / split / "00.parquet")
+    return f"parquet:{folder}"
+
+
+def tar(folder):
+    """As WebDataset; a member that would leave the folder is only a name."""
+    for split, id_, labels, seed in (
+        ("20k/train", "--aaaaaaaaa", [NAMES[0], NAMES[72]], 1),
+        ("20k/test", "ddddddddddd", [5], 2),
+    ):
+        (folder / split).mkdir(parents=True)
+        with tarfile.open(folder / split / "0.tar", "w") as archive:
+            for name, content in (
+                (f"../../{id_}.flac", sound(seed, "FLAC")),
+                (f"../../{id_}.json", json.dumps({"labels": labels}).encode()),
+                ("broken.flac", b"broken"),
+            ):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return f"tar:{folder}"
+
+
+def as_json(folder):
+    """As AST's lists, whose paths are of another machine."""
+    fill(folder, {"a/Y--aaaaaaaaa.flac": "sound", "b/ddddddddddd.flac": "sound"})
+    for name, file, labels in (
+        ("balanced.json", "Y--aaaaaaaaa.flac", f"{MIDS[0]},{MIDS[72]}"),
+        ("eval.json", "ddddddddddd.flac", MIDS[5]),
+    ):
+        data = {"data": [{"wav": f"/data/of/others/{file}", "labels": labels}]}
+        (folder / name).write_text(json.dumps(data))
+    return f"json:{folder}"
+
+
+def h5(folder):
+    """As PaSST's."""
+    folder.mkdir()
+    for name, key, labels, seed in (
+        ("balanced_train_segments_mp3.hdf", b"Y--aaaaaaaaa.mp3", [0, 72], 1),
+        ("eval_segments_mp3.hdf", b"Yddddddddddd.mp3", [5], 2),
+    ):
+        target = np.zeros(527, bool)
+        target[labels] = True
+        with h5py.File(folder / name, "w") as file:
+            file["audio_name"] = np.array([key])
+            file["target"] = np.packbits(target)[None]
+            rows = file.create_dataset("mp3", (1,), h5py.vlen_dtype(np.uint8))
+            rows[0] = np.frombuffer(sound(seed, "MP3"), np.uint8)
+    return f"h5:{folder}"
+
+
+@pytest.mark.parametrize("make", [parquet, tar, as_json, h5])
+def test_audioset_as_people_have_it(make, tmp_path):
+    source = make(tmp_path / "in")
+    records, bad = prepared_from("audioset", source, tmp_path / "out")
+    assert records == AUDIOSET
+    assert all(reason.startswith("not audio") for reason in bad.values())
+    assert len(bad) == {"parquet": 2, "tar": 1}.get(make.__name__, 0)
+
+
+def test_a_table_cannot_lead_out_of_its_folder(tmp_path):
+    fill(tmp_path, {"secret.wav": "sound", "in/a.wav": "sound"})
+    folder = sources.Folder(tmp_path / "in")
+    assert folder.place("../secret.wav") is None
+    assert folder.place(str(tmp_path / "secret.wav")) is None
+    assert folder.place("./a.wav") == ("file", str(tmp_path / "in" / "a.wav"))
+
+
+def test_what_is_no_archive_is_named(tmp_path):
+    for kind, extension in (("parquet", "parquet"), ("tar", "tar"), ("h5", "h5"), ("json", "json")):
+        path = tmp_path / f"x.{extension}"
+        path.write_text("nothing of the kind")
+        with pytest.raises(DataError, match=rf"x\.{extension} cannot be read as {kind}"):
+            list(sources.open_source(f"{kind}:{path}").entries())

@@ -1,0 +1,142 @@
+"""A run on a prepared corpus: which clips it hears, and the same batches as from the files."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from configs import base, finetune
+from conformer_jax import manifest, prepare
+from conformer_jax.data import host_loader, prepared, prepared_split, sources
+from conformer_jax.data.audio import BadAudioReport
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """60 clips of two classes in three folds, as a manifest and prepared."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(0)
+    for i in range(60):
+        path = folder / "in" / "ab"[i % 2] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * draw.standard_normal(2000 + 40 * i), RATE)
+    assert manifest.main([str(folder / "in"), "--folds=3"]) == 0
+    source = f"manifest:{folder / 'in' / 'manifest.csv'}"
+    flags = ["--engine=processes", "--workers=1", "--shard_clips=25"]
+    assert prepare.main(["any", f"--source={source}", f"--output={folder / 'out'}", *flags]) == 0
+    return folder
+
+
+def config_of(corpus, given, **data):
+    config = finetune.get_config("smoke")
+    config.data.update(batch_size=8, clip_s=0.15, **data)
+    where = {"manifest": "in/manifest.csv", "prepared": "out"}[given]
+    config.data[given] = str(corpus / where)
+    return config
+
+
+def opened(config):
+    return sources.open_sources(sources.source_spec(config))
+
+
+def ids(source):
+    return [source.example_id(i) for i in range(len(source))]
+
+
+@pytest.mark.parametrize("data", [{}, {"eval_folds": ("2",)}, {"train_folds": ("1",)}])
+def test_batches_are_those_of_the_manifest(corpus, data):
+    both = {}
+    for given in ("manifest", "prepared"):
+        config = config_of(corpus, given, **data)
+        found = opened(config)
+        batches = host_loader.train_batches(
+            found.train, host_loader.loader_spec(config), 3, BadAudioReport(None, 0.05)
+        )
+        both[given] = (ids(found.train), ids(found.held_out), next(batches))
+        batches.close()
+    (train, held_out, batch), (same_train, same_held_out, same_batch) = both.values()
+    assert (train, held_out) == (same_train, same_held_out)
+    assert len(held_out) > 0
+    for name, values in batch.items():
+        assert np.array_equal(values, same_batch[name]), name
+
+
+def index_of(split_sizes):
+    """An Opened of nothing but its index: split -> (contents, folds)."""
+    index = {}
+    for split, (contents, folds) in split_sizes.items():
+        records = [
+            prepared.Record(f"{split}{i}", c, i, 1, RATE, [0], fold, "", 0.0)
+            for i, (c, fold) in enumerate(zip(contents, folds, strict=True))
+        ]
+        index[split] = prepared.make_index(records)
+    return prepared.Opened("x", {}, {}, {}, index)
+
+
+@pytest.mark.parametrize(
+    ("train_folds", "eval_folds", "trained", "held_out"),
+    [
+        ((), (), ["train"], ["validation"]),
+        ((), ("test",), ["train"], ["test"]),
+        (("train", "validation"), ("test",), ["train", "validation"], ["test"]),
+    ],
+)
+def test_splits_by_which_papers_judge_are_not_trained_on(
+    train_folds, eval_folds, trained, held_out
+):
+    opened = index_of({s: ([1, 2], ["", ""]) for s in ("train", "validation", "test")})
+    parts = prepared_split.choose(opened, train_folds, eval_folds, 0.05, labelled_only=False)
+    for part, wanted in zip(parts, (trained, held_out), strict=True):
+        assert [split for split, chosen in part.items() if len(chosen)] == wanted
+
+
+def test_a_share_is_held_out_by_content_and_neither_side_is_empty():
+    few = index_of({"train": ([2**63, 2**62, 2**63 + 5], ["", "", ""])})
+    train, held_out = prepared_split.choose(few, (), (), 0.01, labelled_only=False)
+    assert (train["train"].tolist(), held_out["train"].tolist()) == ([0, 2], [1])
+    train, held_out = prepared_split.choose(few, (), (), 0.99, labelled_only=False)
+    assert (train["train"].tolist(), held_out["train"].tolist()) == ([2], [0, 1])
+
+
+def test_mistakes_in_one_line(corpus):
+    for data, words in (
+        ({"eval_folds": ("9",)}, "config.data.eval_folds: "),
+        ({"manifest": "x.csv"}, "config.data.manifest and config.data.prepared are both set"),
+        ({"prepared": "nowhere"}, "config.data.prepared: there is no folder nowhere"),
+    ):
+        config = config_of(corpus, "prepared")
+        config.data.update(data)
+        with pytest.raises(sources.DataError, match=words):
+            opened(config)
+
+
+def test_labels_keep_the_order_of_a_checkpoint(corpus):
+    spec = sources.source_spec(config_of(corpus, "prepared"))
+    found = sources.open_sources(spec, ("z", "b", "a"))
+    names = {found.train.label_names[c] for c in found.train.labels(0)}
+    assert names == {found.train.example_id(0).split("/")[0]}
+
+
+def test_many_clips_open_without_looking_at_each(tmp_path):
+    """The index alone, made up: 100 bytes a clip."""
+    count = 200_000
+    starts = np.arange(count + 1, dtype=np.int64)
+    fixed = np.frombuffer(b"x" * count, np.uint8)
+    draw = np.random.default_rng(0)
+    index = prepared.Index(
+        draw.integers(0, 2**63, count).astype(np.uint64), starts[:-1].astype(np.uint64),
+        np.full(count, 160000), np.full(count, RATE, np.int32), np.zeros(count, np.int32),
+        np.array([""]), np.zeros(count, np.int32), starts, fixed, starts, fixed, starts,
+    )  # fmt: skip
+    np.savez(tmp_path / "clips-train.npz", **index._asdict())
+    (tmp_path / "summary.json").write_text('{"shards": {"train": []}, "classes": ["a"]}')
+    found = prepared.open_folder(tmp_path)
+    train, held_out = prepared_split.choose(found, (), (), 0.05, labelled_only=True)
+    assert len(train["train"]) + len(held_out["train"]) == count
+    assert abs(len(held_out["train"]) / count - 0.1) < 0.004  # 63 of 64 bits: twice the share
+    assert sum(part.nbytes for part in found.index["train"]) < 100 * count
+
+
+def test_the_default_is_no_prepared_corpus():
+    assert base.get_config().data.prepared == ""
