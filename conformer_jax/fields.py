@@ -1,4 +1,4 @@
-"""Every field of a run: its default, unit, range and source, and which tasks read it.
+"""Every field of a run: its default, unit, range and source.
 
 configs/ hands this on: `base.get_config()` has the defaults below, `pretrain.py` and `finetune.py`
 are deltas on them. Sections are named after the module they configure. 'wav2vec 2.0' is Baevski
@@ -15,58 +15,13 @@ import ml_collections
 
 from conformer_jax.errors import UserError, unknown
 from conformer_jax.ranges import Each, OneOf, Range, Within
-
-_TASKS = ("pretrain", "finetune", "linear_probe", "knn", "mlp_probe")
-_TRAINED = ("pretrain", "finetune")
-_LABELLED = ("finetune", "linear_probe", "knn", "mlp_probe")
-
-# Which tasks read a section, or a field of one; all tasks read what is not named here. What a task
-# does not read may differ between a run and its continuation.
-_READ_BY = {
-    "objective": ("pretrain",),
-    "clip": ("pretrain",),
-    "views": ("pretrain",),
-    "target": ("pretrain",),
-    "masking": ("pretrain",),
-    "wav2vec2": ("pretrain",),
-    "quantizer": ("pretrain",),
-    "losses.diversity_weight": ("pretrain",),
-    "losses.masked_weight": ("pretrain",),
-    "losses.label_smoothing": ("finetune",),
-    "classifier": _LABELLED,
-    "probe": _LABELLED,
-    "augment": ("finetune",),
-    "optimizer": _TRAINED,
-    "optimizer.layer_decay": ("finetune",),
-    "optimizer.head_multiplier": ("finetune",),
-    "optimizer.freeze_encoder_share": ("finetune",),
-    "checkpoint": _TRAINED,
-    "data.unlabelled": _LABELLED,
-    "data.labels_per_class": _LABELLED,
-    "data.label_share": _LABELLED,
-    "data.balanced": ("finetune",),
-    "data.balanced_offset": ("finetune",),
-    "train": _TRAINED,
-    "compare_with_scratch": _LABELLED,
-}
-
-# And objectives that read no such section or field.
-_NOT_OF = {
-    "clip": ("wav2vec2",),
-    "views": ("wav2vec2",),
-    "losses.masked_weight": ("wav2vec2", "clip"),
-    "target": ("clip",),
-    "masking": ("clip",),
-    "wav2vec2": ("clip",),
-    "quantizer": ("clip",),
-    "losses.diversity_weight": ("clip",),
-}
+from conformer_jax.reading import TASKS
 
 _FIELDS = ml_collections.ConfigDict()  # the fields as they are declared
 _FIELDS.name = "base"  # names the default workdir, runs/<name>
 # 'pretrain' or 'finetune': which step function the loop takes; 'linear_probe', 'knn' or
 # 'mlp_probe': no loop, the encoder stays as it is.
-_FIELDS.task = OneOf(*_TASKS)
+_FIELDS.task = OneOf(*TASKS)
 # Root of every random number: parameters, batches, masks, dropout.
 _FIELDS.seed = Within(0, least=0, most=2**32 - 1)
 # What pre-training learns: 'wav2vec2', to tell a hidden token from others (the paper); 'clip', to
@@ -351,25 +306,6 @@ def saved(config) -> dict:
 def with_defaults(content: dict) -> dict:
     """A saved config of an earlier version: fields that it lacks have their defaults."""
     return _with_named_folds(_merged(saved(get_config()), content))
-
-
-def is_read(name: str, config: dict) -> bool:
-    """Whether a run of this saved config reads the field, such as 'masking.span_length'."""
-    section = name.partition(".")[0]
-    tasks = set(_READ_BY.get(section, _TASKS)) & set(_READ_BY.get(name, _TASKS))
-    if config["objective"] in _NOT_OF.get(name, _NOT_OF.get(section, ())):
-        return False
-    if section == "quantizer" and config["target"] != "gumbel":
-        return False
-    if section == "synthetic" and any(
-        config["data"][given] for given in ("manifest", "tfds_name", "prepared")
-    ):
-        return False
-    if name == "data.unlabelled" and not config["classifier"]["multi_label"]:
-        return False
-    if section == "probe" and config["task"] == "finetune":
-        return config["classifier"]["init"] == "probe"
-    return config["task"] in tasks
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:

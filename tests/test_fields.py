@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from configs import base, finetune, pretrain
-from conformer_jax import fields
+from conformer_jax import fields, reading
 from conformer_jax.data import synthetic
 from conformer_jax.errors import UserError
 from conformer_jax.models import classifier, conformer, features, wav2vec2
@@ -159,15 +159,15 @@ def test_folds_are_saved_as_strings():
     ],
 )
 def test_which_task_reads_what(name, task, read):
-    assert fields.is_read(name, fields.saved(changed("task", task))) is read
+    assert reading.is_read(name, fields.saved(changed("task", task))) is read
 
 
 def test_what_is_read_depends_on_other_fields_too():
-    assert fields.is_read("quantizer.num_groups", fields.saved(changed("target", "gumbel")))
+    assert reading.is_read("quantizer.num_groups", fields.saved(changed("target", "gumbel")))
     own = fields.saved(changed("data.manifest", "m.csv"))
-    assert not fields.is_read("synthetic.snr_db", own)
+    assert not reading.is_read("synthetic.snr_db", own)
     probed = fields.saved(changed("classifier.init", "probe", finetune))
-    assert fields.is_read("probe.l2", probed)
+    assert reading.is_read("probe.l2", probed)
 
 
 # What follows looks for fields that nothing reads: such a field would be set without any effect.

@@ -5,7 +5,7 @@ import logging
 import os
 import pathlib
 
-from conformer_jax import fields
+from conformer_jax import fields, reading
 from conformer_jax.errors import DiskFull, UserError, is_disk_full
 from conformer_jax.training import checkpoint, saved_files
 
@@ -151,7 +151,7 @@ def fixed_fields(config) -> dict:
             name = prefix + field
             if isinstance(value, dict):
                 sections.append((f"{name}.", value))
-            elif fields.is_read(name, whole) and not name.startswith(_MAY_CHANGE):
+            elif reading.is_read(name, whole) and not name.startswith(_MAY_CHANGE):
                 found[name] = value
     return found
 
@@ -167,7 +167,7 @@ def _compare(saved, wanted, path):
     fixed_fields = [
         f
         for f in differing
-        if fields.is_read(f.partition(":")[0], wanted)
+        if reading.is_read(f.partition(":")[0], wanted)
         and (not f.startswith(_MAY_CHANGE) or f.startswith(fixed))
     ]
     if differing and not fixed_fields:
