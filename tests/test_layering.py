@@ -184,6 +184,7 @@ def test_the_loop_knows_no_model():
 def test_the_report_reads_what_runs_left_and_builds_no_model():
     read = {"training.diagnostics", "training.progress", "training.workdir", "steps.metrics"}
     read |= {"evaluation.predictions", "data.sources", "data.folds", "models.features", "errors"}
+    read |= {"data.prepared"}
     for name in in_folder("reporting"):
         others = {module for module in ours(name) if not module.startswith("reporting")}
         assert others <= read, name
