@@ -86,7 +86,6 @@ def _of_split(split, corpus, listing, records):
 
 def describe(summary: dict) -> str:
     """In words, the last line to be pasted into a paper."""
-    stored = summary["stored"]
     lines = []
     for split, one in summary["splits"].items():
         published = one["published"]
