@@ -201,6 +201,7 @@ def test_the_report_reads_what_runs_left_and_builds_no_model():
         "data.sources",
         "data.folds",
         "models.features",
+        "data.prepared",
         "errors",
     }
     for name in in_folder("reporting"):

@@ -5,6 +5,8 @@ import hashlib
 
 import soxr
 
+from conformer_jax.data import prepared
+
 _SHOWN = 20  # names in a list of the summary; all are in left_out.csv
 
 
@@ -22,7 +24,7 @@ def build(corpus, source, listing, made, options, *, restricted, dropped) -> dic
     """
     classes = listing.classes
     splits = {
-        split: _of_split(split, corpus, listing, made.records.get(split, []), options)
+        split: _of_split(split, corpus, listing, made.records.get(split, []))
         for split in dict.fromkeys(clip.split for clip in listing.clips)
     }
     reasons = collections.Counter(reason.partition(":")[0] for _, _, reason in made.bad)
@@ -55,10 +57,12 @@ def build(corpus, source, listing, made, options, *, restricted, dropped) -> dic
     }
 
 
-def _of_split(split, corpus, listing, records, options):
+def _of_split(split, corpus, listing, records):
     classes = listing.classes
     clips = [clip for clip in listing.clips if clip.split == split]
-    ids = {record.id.partition("#")[0] if options.segment_s else record.id for record in records}
+    listed = {clip.id for clip in clips}
+    # Pieces of a recording are named after it: ID#0, ID#1, ...
+    ids = {r.id if r.id in listed else r.id.rpartition("#")[0] for r in records}
     counts = collections.Counter(c for record in records for c in record.labels)
     wanted = collections.Counter(label for clip in clips for label in clip.labels)
     rates = collections.Counter(str(r.sample_rate) for r in records)
@@ -82,19 +86,18 @@ def _of_split(split, corpus, listing, records, options):
 
 def describe(summary: dict) -> str:
     """In words, the last line to be pasted into a paper."""
-    stored = summary["stored"]
     lines = []
     for split, one in summary["splits"].items():
         published = one["published"]
         of = f" of {published} published" if published else f" of {one['listed']} listed"
         pieces = f", {one['records']} records" if one["records"] != one["found"] else ""
         lines.append(f"  {split:<18} {one['found']}{of}{pieces}, {one['hours']:.2f} h")
-        if lacking := [
+        if lacking := pieces == "" and [
             (name, found, listed)
             for name, found, listed in zip(
                 summary["classes"], one["class_found"], one["class_listed"], strict=True
             )
-            if found < listed and not stored["segment_s"]
+            if found < listed
         ]:
             lacking.sort(key=lambda x: x[1] / x[2])
             few = ", ".join(f"{name} {found} of {listed}" for name, found, listed in lacking[:3])
@@ -106,23 +109,8 @@ def describe(summary: dict) -> str:
         done = "dropped" if summary["duplicates"]["dropped"] else "kept (--drop_duplicates)"
         lines.append(f"  {'equal audio':<18} {found} copies, {done}")
     lines.append(f"  {'classes':<18} {len(summary['classes'])}, metric: {summary['metric']}")
-    lines.append(f"  {'to cite':<18} {citation(summary)}")
+    lines.append(f"  {'to cite':<18} {prepared.citation(summary)}")
     return "\n".join(lines)
-
-
-def citation(summary: dict) -> str:
-    """One line that says which clips these are."""
-    parts = [
-        f"{one['found']} {split} clips (ids sha256 {one['ids_sha256'][:8]})"
-        for split, one in summary["splits"].items()
-    ]
-    stored = summary["stored"]
-    rate = f"{stored['sample_rate']} Hz by {stored['resampler']}" if stored["sample_rate"] else ""
-    how = rate or "at the rates of the recordings"
-    return (
-        f"{summary['corpus']}: {', '.join(parts)}, {how}, {len(summary['classes'])} classes "
-        f"(order sha256 {summary['classes_sha256'][:8]})"
-    )
 
 
 def _sha256(texts) -> str:

@@ -150,6 +150,21 @@ def folds(opened: Opened) -> list[str]:
     return [fold for index in opened.index.values() for fold in index.folds[index.fold].tolist()]
 
 
+def citation(summary: dict) -> str:
+    """One line that says which clips these are."""
+    parts = [
+        f"{one['found']} {split} clips (ids sha256 {one['ids_sha256'][:8]})"
+        for split, one in summary["splits"].items()
+    ]
+    stored = summary["stored"]
+    rate = f"{stored['sample_rate']} Hz by {stored['resampler']}" if stored["sample_rate"] else ""
+    how = rate or "at the rates of the recordings"
+    return (
+        f"{summary['corpus']}: {', '.join(parts)}, {how}, {len(summary['classes'])} classes "
+        f"(order sha256 {summary['classes_sha256'][:8]})"
+    )
+
+
 class PreparedSource(Source):
     """Records of a prepared corpus: of some splits, those that `chosen` has."""
 

@@ -200,6 +200,7 @@ def _check_files(rows, manifest):
 
 def _prepared_sources(spec, label_names):
     opened = prepared.open_folder(spec.prepared)
+    logging.info("%s", prepared.citation(opened.summary))
     names = tuple(opened.summary["classes"]) if spec.labelled else ()
     if spec.labelled and not names:
         raise DataError(f"{opened.folder} has no labels to fine-tune on: prepare it with labels")

@@ -1,8 +1,11 @@
 """The curves of one run: what was logged, healthy ranges shaded, and what to make of it."""
 
+import contextlib
 import dataclasses
 import math
 
+from conformer_jax.data import prepared
+from conformer_jax.errors import UserError
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
 from conformer_jax.training import diagnostics
@@ -321,6 +324,10 @@ def facts(run) -> Markup:
             found["Starts from"] = config.init_from or "scratch"
         data = config.data
         found["Sound"] = data.manifest or data.tfds_name or data.prepared or "the synthetic corpus"
+        if data.prepared:
+            with contextlib.suppress(UserError, LookupError):  # it may be gone by now
+                opened = prepared.open_folder(data.prepared)
+                found["To cite"] = prepared.citation(opened.summary)
         if steps:
             hours = steps * data.batch_size * data.clip_s / 3600
             found["Heard"] = f"{number(hours)} hours, repeats included"

@@ -213,6 +213,8 @@ def test_a_long_recording_is_cut_and_stays_on_one_side(tmp_path, monkeypatch):
     found = opened(tmp_path / "out")
     assert ids_of(found) == ["long.wav", "long.wav#1", "long.wav#2"]
     assert found.index["train"].num_samples.tolist() == [32000, 32000, 16000]
+    one = found.summary["splits"]["train"]
+    assert (one["listed"], one["found"], one["records"]) == (1, 1, 3)
     assert len(set(found.index["train"].content.tolist())) == 1  # one side of every split
 
 

@@ -8,6 +8,7 @@ from configs import base, finetune
 from conformer_jax import manifest, prepare
 from conformer_jax.data import host_loader, prepared, prepared_split, sources
 from conformer_jax.data.audio import BadAudioReport
+from conformer_jax.reporting import runs, training
 
 RATE = 16000
 
@@ -136,6 +137,14 @@ def test_many_clips_open_without_looking_at_each(tmp_path):
     assert len(train["train"]) + len(held_out["train"]) == count
     assert abs(len(held_out["train"]) / count - 0.1) < 0.004  # 63 of 64 bits: twice the share
     assert sum(part.nbytes for part in found.index["train"]) < 100 * count
+
+
+def test_the_report_says_which_clips_a_run_used(corpus):
+    config = config_of(corpus, "prepared")
+    for where, said in ((config.data.prepared, True), (str(corpus / "gone"), False)):
+        config.data.prepared = where
+        run = runs.Run("x", corpus, config, [], None, [], [])
+        assert ("any: 60 train clips (ids sha256" in training.facts(run)) is said
 
 
 def test_the_default_is_no_prepared_corpus():
