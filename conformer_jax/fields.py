@@ -35,8 +35,7 @@ _FIELDS.compare_with_scratch = False  # finetune: train a second time from scrat
 
 # Log-mel features (models/features.py). The paper confirms log-mel only; the rest is ours.
 _FIELDS.features = f = ml_collections.ConfigDict()
-# In Hz; audio at another rate is resampled when it is read.
-f.sample_rate = Within(16000, least=1000, most=1_000_000)
+f.sample_rate = Within(16000, least=1000, most=1_000_000)  # Hz, to which audio is resampled
 f.window_s = Within(0.025, above=0, most=1)  # s, Hann window
 f.hop_s = Within(0.010, above=0, most=1)  # s between frames
 f.fft_size = Within(512, least=2, most=65536)  # samples, at least the window
@@ -80,8 +79,7 @@ _FIELDS.wav2vec2 = w = ml_collections.ConfigDict()
 # K, drawn from the clip's other masked tokens (the paper).
 w.num_distractors = Within(100, least=1, most=10_000)
 w.temperature = Within(0.1, above=0, most=100)  # of the cosine similarities (wav2vec 2.0)
-# Width in which predictions and codes meet; target 'gumbel' only.
-w.projection_dim = Within(256, least=1, most=65536)
+w.projection_dim = Within(256, least=1, most=65536)  # of predictions and codes; 'gumbel' only
 
 # Clip contrast (models/clip_contrast.py); read where objective is 'clip' or 'both'.
 _FIELDS.clip = c = ml_collections.ConfigDict()
@@ -90,31 +88,25 @@ c.loss = OneOf("nt_xent", "barlow")
 c.temperature = Within(0.2, above=0, most=100)  # of the cosines (uclser20, Fonseca et al. 2021)
 c.head_width = Within(1024, least=1, most=65536)  # of the projection head; 2048 for `large` (ours)
 c.head_dim = Within(128, least=1, most=65536)  # of what is compared (SimCLR); 256 for 'barlow'
-# Of the correlations between different dimensions, 'barlow' only (Zbontar et al. 2021).
-c.off_diagonal_weight = Within(5e-3, least=0)
+c.off_diagonal_weight = Within(5e-3, least=0)  # 'barlow' only (Zbontar et al. 2021)
 
 # Two views of each clip (steps/views.py), in units of normalised log-mel; 0 switches a part off.
+# BYOL-A: Niizumi et al. 2021; AudioMosaic hides 0.6 of the time and 0.4 of the bands on AudioSet.
 _FIELDS.views = u = ml_collections.ConfigDict()
 u.length_s = Within(1.92, above=0, most=3600)  # s (ours; Audio Barlow Twins: 1.6 the best)
-# A view is this many times as much of the clip, stretched (BYOL-A, Niizumi et al. 2021).
-u.window = Each(0.6, 1.5, length=2, least=0.05, most=20)
-# And of its mel bins, all where it is over 1 (BYOL-A).
-u.height = Each(0.6, 1.5, length=2, least=0.05, most=20)
+u.window = Each(0.6, 1.5, length=2, least=0.05, most=20)  # of length_s, stretched to it (BYOL-A)
+u.height = Each(0.6, 1.5, length=2, least=0.05, most=20)  # of the bins, all from 1 on (BYOL-A)
 u.candidates = Within(2, least=1, most=100)  # places drawn for a window, the loudest taken (ours)
-# Share of another clip behind, up to (BYOL-A: 0.4; Audio Barlow Twins: 0.2 for 80 hours).
-u.mixup = Within(0.2, least=0, below=1)
+u.mixup = Within(0.2, least=0, below=1)  # share of another clip behind, up to (BYOL-A: 0.4)
 u.noise = Within(0.2, least=0, below=1)  # share and deviation of noise, up to (BYOL-A)
 u.noise_share = Within(0.5, least=0, most=1)  # probability of it (ours)
 u.equaliser = Within(1.0, least=0, most=10)  # highest and lowest of a random curve over bins (ours)
 u.equaliser_share = Within(0.5, least=0, most=1)  # probability of it (ours)
-# Probability that all above a random bin of the upper half is gone (ours).
-u.cutoff_share = Within(0.2, least=0, most=1)
+u.cutoff_share = Within(0.2, least=0, most=1)  # probability: all above some bin gone (ours)
 u.ramp = Within(1.0, least=0, most=10)  # ends of a ramp over time, either sign (BYOL-A)
-# Share of the first view's blocks of tokens that is hidden (ours; AudioMosaic: 0.6 on AudioSet).
-u.hidden_time = Within(0.2, least=0, below=1)
+u.hidden_time = Within(0.2, least=0, below=1)  # of the first view's blocks of tokens (ours)
 u.block_tokens = Within(8, least=1, most=1000)  # tokens of such a block (ours)
-# Share of the second view's bands that is hidden (ours; AudioMosaic: 0.4 on AudioSet).
-u.hidden_bands = Within(0.125, least=0, below=1)
+u.hidden_bands = Within(0.125, least=0, below=1)  # of the second view's bands (ours)
 u.bands = Within(8, least=1, most=1024)  # bands, equally wide (ours)
 
 # Product quantizer (models/quantizer.py); read only where target = 'gumbel'.
@@ -133,8 +125,7 @@ q.temperature_anneal_share = Within(0.7, least=0, most=1)
 _FIELDS.losses = s = ml_collections.ConfigDict()
 # Of the codebook diversity loss, target 'gumbel' (wav2vec 2.0).
 s.diversity_weight = Within(0.1, least=0)
-# Of the masked loss beside clip contrast, objective 'both' (ours; EAT, Chen et al. 2024: 1 to 1).
-s.masked_weight = Within(0.5, least=0)
+s.masked_weight = Within(0.5, least=0)  # of the masked loss in 'both' (ours; EAT: 1)
 # finetune: this share (0 to 1) of every label goes to all classes evenly; with multi_label,
 # half of it to the presence and half to the absence of each class (Szegedy et al. 2016).
 s.label_smoothing = Within(0.0, least=0, below=1)

@@ -39,10 +39,7 @@ _NOT_OF = {
     "clip": ("wav2vec2",),
     "views": ("wav2vec2",),
     "losses.masked_weight": ("wav2vec2", "clip"),
-    "target": ("clip",),
-    "masking": ("clip",),
-    "wav2vec2": ("clip",),
-    "quantizer": ("clip",),
+    **dict.fromkeys(("target", "masking", "wav2vec2", "quantizer"), ("clip",)),
     "losses.diversity_weight": ("clip",),
 }
 

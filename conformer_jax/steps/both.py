@@ -11,6 +11,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from conformer_jax.models import clip_contrast as model_of_clips
 from conformer_jax.models.classifier import pool
@@ -34,6 +35,7 @@ class Options:
     temperature: float
     diversity_weight: float
     accumulate: int
+    rows: NamedSharding | None = None  # where the rows of a batch lie, of several devices
     objective: str = "both"
 
 
@@ -113,7 +115,9 @@ def forward(train_state, params, batch, *, train):
     masked = total / jnp.maximum(pairs.pop("loss")[1], 1.0)
     if not train:
         return 0.0, pairs, clip_contrast.outputs(pooled, made.counts)
-    loss, clip_pairs = clip_contrast.loss_of(model, params, pooled, made.counts, batch)
+    loss, clip_pairs = clip_contrast.loss_of(
+        model, params, pooled, made.counts, batch, options.rows
+    )
     loss = loss + options.weight * masked / math.log(1 + model.objective.num_distractors)
     count = made.counts.sum()
     return loss * count, pairs | clip_pairs | {"loss": (loss * count, count)}, None

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from conformer_jax.models import clip_contrast
 from conformer_jax.models.clip_contrast import ClipContrast, ClipSpec
@@ -21,6 +22,7 @@ class Options:
 
     views: ViewSpec
     accumulate: int
+    rows: NamedSharding | None = None  # where the rows of a batch lie, of several devices
     objective: str = "clip"
 
 
@@ -58,7 +60,8 @@ def forward(train_state, params, batch, *, train):
     )
     if not train:
         return 0.0, {}, outputs(pooled, made.counts)
-    loss, pairs = loss_of(model, params, pooled, made.counts, batch)
+    rows = train_state.options.rows
+    loss, pairs = loss_of(model, params, pooled, made.counts, batch, rows)
     count = made.counts.sum()
     return loss * count, pairs | {"loss": (loss * count, count)}, None
 
@@ -68,8 +71,15 @@ def outputs(pooled, counts):
     return {"pooled": pooled, "counts": counts}
 
 
-def loss_of(model, params, pooled, counts, batch):
-    """The mean loss of the clips that count, and pairs, of pooled [B, 2, 2 D] and counts [B]."""
+def loss_of(model, params, pooled, counts, batch, place):
+    """The mean loss of the clips that count, and pairs, of pooled [B, 2, 2 D] and counts [B].
+
+    `place` is where their rows lie, None of one device. Not told, XLA (of jax 0.10.2) took wrong
+    gradients of the encoder on meshes whose axes `fsdp` and `tensor` are both over 1, at a right
+    loss: tests/meshes.py.
+    """
+    if place is not None:
+        pooled = jax.lax.with_sharding_constraint(pooled, place)
     z = model.apply({"params": params}, pooled, counts, method="project")
     u = clip_contrast.unit(z)
     cosine, other = clip_contrast.similarities(u, counts, batch["index"])

@@ -10,6 +10,8 @@ An objective is a module with
                                              only where `forward` has outputs
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +22,13 @@ OBJECTIVES = {
     "clip": clip_contrast,
     "both": both,
 }
+
+
+def on_mesh(options, rows):
+    """The options of an objective with where the rows of a batch lie, if it needs to know."""
+    if not OBJECTIVES[options.objective].WHOLE_BATCH:
+        return options
+    return dataclasses.replace(options, rows=rows)
 
 
 def init(model, options, optimizer, key: jax.Array, *, ema_decay: float) -> state.TrainState:

@@ -1,7 +1,7 @@
 """Two views of each clip for clip contrast, drawn on the device from normalised log-mel features.
 
-In this order (OBJECTIVE: what two views of a clip share should be what sounds, not how loud, how
-filtered or how long it is):
+What two views of a clip share should be what sounds, and not how loud, how filtered or how long it
+is. In this order:
   a window of the clip, stretched in time and in frequency ("random resized crop", BYOL-A, Niizumi
   et al. 2021); a shorter clip goes round, since equal padding would give the pair away
   another clip of the batch softly behind it (mixup in power, BYOL-A)

@@ -74,7 +74,7 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
         ),
         "effective_rank": Range(
             min(15.0, 0.2 * rows),
-            math.inf,
+            max(rows, 15.0),
             "the embeddings use few dimensions (dimensional collapse): make the views less easy "
             "(views.mixup, views.equaliser) or lower optimizer.learning_rate",
         ),

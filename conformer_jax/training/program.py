@@ -191,10 +191,13 @@ def build(config, num_classes: int = 0, devices=None, prepared: Program | None =
         transform, schedule = optimizer.make_optimizer(
             config.optimizer, config.train.num_steps, parts.depth
         )
+        options = make_options(config)
+        if config.task == "pretrain":
+            options = pretrain.on_mesh(options, sharding.batch_sharding(mesh))
         init = functools.partial(
             parts.init,
             make_model(config, num_classes),
-            make_options(config),
+            options,
             transform,
             ema_decay=config.optimizer.ema_decay,
         )

@@ -188,3 +188,14 @@ def test_few_labels_with_several_labels_a_clip():
     assert (counts >= 4).all()
     assert len(kept) <= 12
     assert all(labels[i] for i in kept)
+
+
+def test_no_distinct_batch_holds_an_example_twice_and_epochs_leave_out_others():
+    epochs = [
+        np.concatenate([sampling.distinct_batch(0, 3 * e + i, 3, 11)[0] for i in range(3)])
+        for e in range(4)
+    ]
+    assert all(len(set(epoch.tolist())) == 9 for epoch in epochs)
+    assert set(np.concatenate(epochs).tolist()) == set(range(11))
+    with pytest.raises(DataError, match=r"config\.data\.batch_size = 12.*only 11 clips"):
+        sampling.distinct_batch(0, 0, 12, 11)

@@ -10,7 +10,7 @@ import pytest
 
 from configs import pretrain as pretrain_config
 from conformer_jax.models import masking
-from conformer_jax.steps import optimizer, pretrain
+from conformer_jax.steps import masked_contrast, optimizer, pretrain
 from conformer_jax.training import program
 
 # Compiled for seconds of work: skip the backend's optimizations.
@@ -230,29 +230,29 @@ def test_chance_counts_the_distractors_that_a_clip_has():
     weights[0, :2] = 1  # one other token, however often it is drawn
     weights[1, :9] = 1
     logits = jnp.zeros((2, weights.shape[1], 101))
-    chance = pretrain._chance(jnp.asarray(weights), logits)
+    chance = masked_contrast._chance(jnp.asarray(weights), logits)
     np.testing.assert_allclose(chance[0, 0], 1 / 2)
     np.testing.assert_allclose(chance[1, 0], 1 / 9, rtol=1e-4)
-    one = pretrain._chance(jnp.asarray(weights), logits[..., :2])
+    one = masked_contrast._chance(jnp.asarray(weights), logits[..., :2])
     np.testing.assert_allclose(one[1, 0], 1 / 2, rtol=1e-5)
 
 
 def test_chance_leaves_out_the_distractors_that_equal_the_target():
     weights, logits = jnp.ones((1, 9)), jnp.zeros((1, 9, 1001))
-    half = pretrain._chance(weights, logits.at[..., 501:].set(-jnp.inf))
+    half = masked_contrast._chance(weights, logits.at[..., 501:].set(-jnp.inf))
     np.testing.assert_allclose(half, 1 / 5, rtol=1e-4)
-    none = pretrain._chance(weights, logits.at[..., 1:].set(-jnp.inf))
+    none = masked_contrast._chance(weights, logits.at[..., 1:].set(-jnp.inf))
     np.testing.assert_allclose(none, 1.0)
 
 
 def test_the_spread_of_targets_tells_collapse():
     weights = jnp.ones((1, 6))
     one_way = jnp.tile(jnp.asarray([1.0, 2.0]), (1, 6, 1)) * jnp.arange(1.0, 7.0)[:, None]
-    np.testing.assert_allclose(pretrain._spread(one_way, weights), 0, atol=1e-3)
+    np.testing.assert_allclose(masked_contrast._spread(one_way, weights), 0, atol=1e-3)
     spread = jnp.concatenate([jnp.eye(3), -jnp.eye(3)])[None]
-    np.testing.assert_allclose(pretrain._spread(spread, weights), 1)
+    np.testing.assert_allclose(masked_contrast._spread(spread, weights), 1)
     half = weights.at[0, 1:].set(0.0)
-    np.testing.assert_allclose(pretrain._spread(spread, half), 0, atol=1e-3)
+    np.testing.assert_allclose(masked_contrast._spread(spread, half), 0, atol=1e-3)
 
 
 def test_the_model_follows_the_config():
