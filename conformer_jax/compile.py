@@ -189,6 +189,8 @@ def _batch(config, built):
         "num_samples": ((size,), np.int32),
         "valid": ((size,), np.float32),
     }
+    if config.objective != "wav2vec2":
+        shapes["file"] = ((size,), np.int32)
     return {
         name: jax.ShapeDtypeStruct(*shape, sharding=built.batch_sharding)
         for name, shape in shapes.items()

@@ -52,6 +52,7 @@ def batch_of(step):
         "num_samples": rng.integers(SAMPLES // 2, SAMPLES, BATCH).astype(np.int32),
         "valid": (np.arange(BATCH) % 8 > 0).astype(np.float32),
         "index": np.arange(BATCH, dtype=np.int32),
+        "file": np.arange(BATCH, dtype=np.int32),
     }
 
 

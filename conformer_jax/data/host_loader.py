@@ -6,6 +6,8 @@ A batch is a dict of numpy arrays (B rows of this host, N = clip_s * sample_rate
   num_samples  int32 [B]         real samples of each row
   valid        float32 [B]       1; 0 for bad audio and for what fills the last eval batch
   index        int32 [B]         the example's index in the source
+  file         int32 [B]         only where the other clips of a batch are what a clip is told from:
+                                 32 bits of what its file is, the same for all parts of a file
   labels       int32 [B]         only where the source has labels; with classifier.multi_label
                float32 [B, C]    instead, one where the class is present
 
@@ -32,7 +34,8 @@ class LoaderSpec:
     """What both loaders need to know of a run; B and the rows of an evaluation are over all hosts.
 
     num_samples: N. workers: threads that read; prefetch: batches that are read ahead.
-    distinct: whether no training batch may hold a clip twice.
+    distinct: whether the clips of a batch are told from each other: then no training batch may
+      hold one twice, and batches say of which `file` a clip is.
     """
 
     seed: int
@@ -171,14 +174,18 @@ def example_batch(source, indices, positions, valid, num_samples, multi_label, r
     )
 
 
-def read_example(source, index, position, valid, num_samples, multi_label, report) -> dict:
-    """One row of a batch, as `example_batch`."""
+def read_example(
+    source, index, position, valid, num_samples, multi_label, report, files=False
+) -> dict:
+    """One row of a batch, as `example_batch`; with `files` also its `file`."""
     row = {
         "audio": np.zeros(num_samples, np.int16),
         "num_samples": np.int32(0),
         "valid": np.float32(0),
         "index": np.int32(0),
     }
+    if files:
+        row["file"] = np.int32(0)
     if source.label_names:
         row["labels"] = (
             np.zeros(len(source.label_names), np.float32) if multi_label else np.int32(0)
@@ -198,6 +205,8 @@ def read_example(source, index, position, valid, num_samples, multi_label, repor
     row["num_samples"] = np.int32(len(audio))
     row["valid"] = np.float32(1)
     row["index"] = np.int32(index)
+    if files:
+        row["file"] = np.uint32(source.whole(index) % 2**32).astype(np.int32)
     if source.label_names and multi_label:
         row["labels"][list(labels)] = 1
     elif source.label_names:
@@ -219,7 +228,7 @@ def _run(plans, source, spec, report):
         indices, positions, valid = plan
         positions = [None] * len(indices) if positions is None else positions
         return [
-            pool.submit(read_example, source, int(i), p, bool(v), *shape, report)
+            pool.submit(read_example, source, int(i), p, bool(v), *shape, report, spec.distinct)
             for i, p, v in zip(indices, positions, valid, strict=True)
         ]
 

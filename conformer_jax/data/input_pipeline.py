@@ -79,6 +79,8 @@ def _reader(source, spec, report, failures):
         "valid": ((), tf.float32),
         "index": ((), tf.int32),
     }
+    if spec.distinct:
+        tensors["file"] = ((), tf.int32)
     if source.label_names:
         classes = (len(source.label_names),)
         tensors["labels"] = (classes, tf.float32) if spec.multi_label else ((), tf.int32)
@@ -93,6 +95,7 @@ def _reader(source, spec, report, failures):
                 spec.num_samples,
                 spec.multi_label,
                 report,
+                spec.distinct,
             )
         except Exception as e:
             failures.append(e)

@@ -7,15 +7,18 @@ accuracy compare with those of training.
 
 import numpy as np
 
-MOST_CLIPS = 2048  # looked at, from the first: the work grows with their square
+MOST_CLIPS = 2048  # looked at: the work grows with their square
 _NEIGHBORS = 32  # of the local dimension
 
 
 def figures(found, *, temperature: float, batch_size: int) -> dict[str, float]:
-    """Of all held-out clips that make a pair; {} where fewer than two do.
+    """Of held-out clips that make a pair, evenly spread where there are more than MOST_CLIPS.
+
+    {} where they are of fewer than two files. Clips whose vectors are not finite are left out, and
+    clips of one file are not told apart, as in training.
 
     Args:
-      found: `pooled` [M, 2, 2 D], `projected` [M, 2, E] and `counts` [M]:
+      found: `pooled` [M, 2, 2 D], `projected` [M, 2, E], `counts` [M] and `file` [M]:
         clip_contrast.whole_set.
       temperature: divides the cosines in the loss.
       batch_size: N of training.
@@ -34,14 +37,15 @@ def figures(found, *, temperature: float, batch_size: int) -> dict[str, float]:
       local_dimension: of what the head is given (Levina & Bickel 2004)
       clips_paired: share of the clips that make a pair; clips_judged: their number
     """
-    rows = np.flatnonzero(np.asarray(found["counts"]) > 0)[:MOST_CLIPS]
-    if len(rows) < 2:
+    rows = _judged(found)
+    files = np.asarray(found["file"])[rows]
+    if len(np.unique(files)) < 2:
         return {}
     u = _unit(np.asarray(found["projected"], np.float64)[rows])
     pooled = np.asarray(found["pooled"], np.float64)[rows]
     pooled = pooled.reshape(-1, pooled.shape[-1])
     return {
-        **_of_cosines(u @ u.T, temperature, batch_size),
+        **_of_cosines(u @ u.T, files, temperature, batch_size),
         "embedding_deviation": float(np.sqrt(u.shape[1]) * u.std(0).mean()),
         "effective_rank": effective_rank(u),
         "pooled_rank": effective_rank(pooled),
@@ -50,24 +54,34 @@ def figures(found, *, temperature: float, batch_size: int) -> dict[str, float]:
     }
 
 
-def _of_cosines(cosine, temperature, batch_size):
-    """Of cosines [2 M, 2 M], the views of clip i at 2 i and 2 i + 1."""
-    views = len(cosine)
-    row = np.arange(views)
+def _judged(found):
+    """Rows [<= MOST_CLIPS] of the clips that are looked at."""
+    finite = [np.isfinite(found[name]).all((1, 2)) for name in ("pooled", "projected")]
+    rows = np.flatnonzero((np.asarray(found["counts"]) > 0) & finite[0] & finite[1])
+    # Not the first: those of one class or recording often lie together.
+    kept = min(len(rows), MOST_CLIPS)
+    return rows[np.arange(kept) * len(rows) // max(kept, 1)]
+
+
+def _of_cosines(cosine, files, temperature, batch_size):
+    """Of cosines [2 M, 2 M], the views of clip i at 2 i and 2 i + 1, clip i of file `files`[i]."""
+    row = np.arange(len(cosine))
     pair = cosine[row, row ^ 1]
-    other = row[:, None] // 2 != row // 2
-    negative = cosine[other].reshape(views, -1)
-    asked = min(2 * batch_size - 2, negative.shape[1])
-    below = (negative < pair[:, None]).sum(1)
+    files = np.repeat(files, 2)
+    other = files[:, None] != files
+    others = other.sum(1)
+    asked = np.minimum(2 * batch_size - 2, others)
+    below = (other & (cosine < pair[:, None])).sum(1)
     # What is left of the exponentials after the largest, 1 / temperature, is taken out.
-    exponentials = np.exp((negative - 1) / temperature).mean(1) * (2 * batch_size - 2)
+    exponentials = np.exp((cosine - 1) / temperature).mean(1, where=other) * (2 * batch_size - 2)
     own = np.exp((pair - 1) / temperature)
+    negative = cosine[other]
     return {
         "clip_loss": float(np.log1p(exponentials / own).mean()),
-        "clip_accuracy": float(_all_below(below, negative.shape[1], asked).mean()),
-        "clip_chance": 1 / (1 + asked),
-        "retrieval_at_1": float((below == negative.shape[1]).mean()),
-        "retrieval_chance": 1 / (views - 1),
+        "clip_accuracy": float(_all_below(below, others, asked).mean()),
+        "clip_chance": float((1 / (1 + asked)).mean()),
+        "retrieval_at_1": float((below == others).mean()),
+        "retrieval_chance": float((1 / (1 + others)).mean()),
         "clip_similarity_positive": float(pair.mean()),
         "clip_similarity_negative": float(negative.mean()),
         "clip_similarity_deviation": float(negative.std()),
@@ -76,8 +90,9 @@ def _of_cosines(cosine, temperature, batch_size):
 
 
 def _all_below(below, of, asked):
-    """Probability that `asked` of `of` things, drawn without replacement, are all among `below`."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, of + 1)))])  # of the factorials
+    """Probability that `asked` of `of` things, drawn without replacement, are all among `below`;
+    all ints [n]."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, of.max() + 1)))])  # of factorials
     enough = below >= asked
     some = np.maximum(below, asked)
     chosen = logs[some] - logs[some - asked] - logs[of] + logs[of - asked]

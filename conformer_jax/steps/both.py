@@ -114,7 +114,7 @@ def forward(train_state, params, batch, *, train):
     total, pairs = masked_contrast.loss_of(out, made.counts, options, model.objective.num_entries)
     masked = total / jnp.maximum(pairs.pop("loss")[1], 1.0)
     if not train:
-        return 0.0, pairs, clip_contrast.outputs(pooled, made.counts)
+        return 0.0, pairs, clip_contrast.outputs(pooled, made.counts, batch)
     loss, clip_pairs = clip_contrast.loss_of(
         model, params, pooled, made.counts, batch, options.rows
     )

@@ -48,7 +48,7 @@ def view_spec(config) -> ViewSpec:
 
 
 def forward(train_state, params, batch, *, train):
-    """Of one batch with its `keys` [B].
+    """Of one batch with its `keys` [B] and `file` [B], which file a clip is of.
 
     Returns:
       the loss, a sum over the clips that count; metrics; outputs for `whole_set` where not `train`.
@@ -59,16 +59,16 @@ def forward(train_state, params, batch, *, train):
         {"params": params}, made.features, made.shown, keys, train=train, method="from_views"
     )
     if not train:
-        return 0.0, {}, outputs(pooled, made.counts)
+        return 0.0, {}, outputs(pooled, made.counts, batch)
     rows = train_state.options.rows
     loss, pairs = loss_of(model, params, pooled, made.counts, batch, rows)
     count = made.counts.sum()
     return loss * count, pairs | {"loss": (loss * count, count)}, None
 
 
-def outputs(pooled, counts):
+def outputs(pooled, counts, batch):
     """What `whole_set` needs of an evaluation batch."""
-    return {"pooled": pooled, "counts": counts}
+    return {"pooled": pooled, "counts": counts, "file": batch["file"]}
 
 
 def loss_of(model, params, pooled, counts, batch, place):
@@ -82,7 +82,7 @@ def loss_of(model, params, pooled, counts, batch, place):
         pooled = jax.lax.with_sharding_constraint(pooled, place)
     z = model.apply({"params": params}, pooled, counts, method="project")
     u = clip_contrast.unit(z)
-    cosine, other = clip_contrast.similarities(u, counts, batch["index"])
+    cosine, other = clip_contrast.similarities(u, counts, batch["file"])
     losses, best, pair = clip_contrast.nt_xent(cosine, other, model.clip.temperature)
     rows = jnp.repeat(counts, 2)
     told = metrics.weighted(losses, rows)
@@ -110,8 +110,8 @@ def _deviation(u, counts):
 
 
 def whole_set(train_state, found):
-    """Of `outputs` of all held-out clips together: `pooled` [M, 2, 2 D], their `counts` [M], and
-    the vectors z [M, 2, E] that the loss compares."""
+    """Of `outputs` of all held-out clips together: `pooled` [M, 2, 2 D], their `counts` and `file`
+    [M], and `projected` [M, 2, E], the vectors z that the loss compares."""
     z = train_state.model.apply(
         {"params": train_state.eval_params}, found["pooled"], found["counts"], method="project"
     )

@@ -45,7 +45,8 @@ def pretrain_step(train_state: state.TrainState, batch, key: jax.Array):
 
     Args:
       train_state: from `init`.
-      batch: audio [B, N], num_samples [B], valid [B], index [B].
+      batch: audio [B, N], num_samples [B], valid [B], index [B]; of an objective with WHOLE_BATCH
+        also file [B] int32.
       key: root key of the run; the step folds its own number into it.
 
     Returns:

@@ -98,10 +98,10 @@ def make(batch, features_spec, spec: ViewSpec, *, mix: bool) -> Views:
     features, valid = log_mel(batch["audio"], batch["num_samples"], features_spec)
     length = valid.sum(-1)
     keys = jax.vmap(lambda key: jax.random.split(key, 2))(batch["keys"])
-    per_view = jax.vmap(_window, (None, None, 0, None))
-    views = jax.vmap(per_view, (0, 0, 0, None))(features, length, keys, spec)
-    sounds = (views > silence(features_spec)).any((2, 3)).all(1)
-    counts = batch["valid"] * sounds * (length > 0)
+    per_view = jax.vmap(_window, (None, None, None, 0, None))
+    low = silence(features_spec)
+    views, sounds = jax.vmap(per_view, (0, None, 0, 0, None))(features, low, length, keys, spec)
+    counts = batch["valid"] * sounds.all(1) * (length > 0)
     if mix and spec.mixup and len(views) > 1:
         views = _mixed(views, keys, counts, spec)
     views = jax.vmap(jax.vmap(_coloured, (0, 0, None)), (0, 0, None))(views, keys, spec)
@@ -124,8 +124,12 @@ def _draws(key, part, shape=(), least=0.0, most=1.0):
     return jax.random.uniform(jax.random.fold_in(key, part), shape, minval=least, maxval=most)
 
 
-def _window(x, length, key, spec):
-    """A stretched window of one clip: x [T, F], of which `length` frames are sound -> [L, F]."""
+def _window(x, low, length, key, spec):
+    """A stretched window of one clip, x [T, F], of which `length` frames are real.
+
+    Returns:
+      [L, F]; whether any of it is above `low` [F], digital silence.
+    """
     bins = x.shape[1]
     length = jnp.maximum(length, 1)
     width = spec.frames * _draws(key, 0, (), *spec.window)
@@ -141,11 +145,13 @@ def _window(x, length, key, spec):
     before = jnp.floor(place).astype(jnp.int32)
     share = (place - before)[:, None]
     x = (1 - share) * x[before % length] + share * x[(before + 1) % length]
+    # Here, since stretching in frequency moves silence into bins that are normalised otherwise.
+    sounds = (x > low).any()
     height = bins * jnp.minimum(_draws(key, 2, (), *spec.height), 1.0)
     lowest = _draws(key, 3) * (bins - height)
     place = jnp.clip(lowest + (jnp.arange(bins) + 0.5) * height / bins - 0.5, 0.0, bins - 1.0)
     weights = jnp.maximum(1.0 - jnp.abs(place[:, None] - jnp.arange(bins)), 0.0)
-    return jnp.einsum("tf,gf->tg", x, weights, precision="highest")
+    return jnp.einsum("tf,gf->tg", x, weights, precision="highest"), sounds
 
 
 def _mixed(views, keys, counts, spec):

@@ -61,6 +61,10 @@ class Evaluator:
 
     def _of_embeddings(self, state, outputs):
         found = {name: np.concatenate([out[name] for out in outputs]) for name in outputs[0]}
+        # One clip that is not finite would reach all others through the head's batch norm.
+        finite = np.isfinite(found["pooled"]).all((1, 2))
+        found["pooled"] = np.where(finite[:, None, None], found["pooled"], 0)
+        found["counts"] = found["counts"] * finite
         found = jax.device_get(self._compiled.whole_set(state, found))
         config = self._config
         return embedding_health.figures(

@@ -243,6 +243,22 @@ def test_multi_hot_labels_and_no_labels(loader):
     assert set(batch) == {"audio", "num_samples", "valid", "index"}
 
 
+@LOADERS
+def test_a_batch_says_of_which_file_a_clip_is(loader):
+    source = Ramps(6, (), bad=(2,))
+    source.whole = lambda i: 2**64 - 1 - i // 2
+    config = config_of(multi_label=False)
+    config.task, config.objective = "pretrain", "clip"
+    spec = host_loader.loader_spec(config)
+    first, second = loader.eval_batches(source, spec, report_of())
+    assert first["file"].dtype == np.int32
+    assert first["file"].tolist() == [-1, -1, 0, -2]
+    assert second["file"].tolist() == [-3, -3, 0, 0]
+    for batch in take(loader, source, spec, steps=3):
+        here = batch["valid"] > 0
+        np.testing.assert_array_equal(batch["file"][here], -1 - batch["index"][here] // 2)
+
+
 def test_loud_samples_are_clipped_and_unlabelled_rows_left_out():
     class Loud(Ramps):
         def labels(self, i):

@@ -8,9 +8,10 @@ from conformer_jax.evaluation import embedding_health
 RNG = np.random.default_rng(0)
 
 
-def figures(z, counts=None, batch_size=None, pooled=None):
+def figures(z, counts=None, batch_size=None, files=None):
     counts = np.ones(len(z)) if counts is None else counts
-    found = {"projected": z, "pooled": z if pooled is None else pooled, "counts": counts}
+    files = np.arange(len(z)) if files is None else files
+    found = {"projected": z, "pooled": z, "counts": counts, "file": files}
     size = batch_size or int(counts.sum())
     return embedding_health.figures(found, temperature=0.2, batch_size=size)
 
@@ -55,6 +56,30 @@ def test_clips_that_do_not_count_are_left_out():
     dirty = np.where(counts[:, None, None], z, np.nan)
     assert figures(dirty, counts) == figures(z[counts])
     assert figures(z, np.zeros(30)) == {}
+
+
+def test_clips_that_are_not_finite_are_left_out():
+    z = pairs(0.5, 30)
+    z[4, 1, 2], z[7] = np.nan, np.inf
+    assert figures(z) == figures(np.delete(z, [4, 7], 0), batch_size=30)
+    assert figures(np.full((5, 2, 8), np.nan)) == {}
+
+
+def test_clips_of_one_file_are_not_told_apart():
+    z = np.repeat(pairs(0.1, 20), 2, axis=0)  # each clip twice, and no view knows which
+    files = np.arange(40) // 2
+    told = figures(z, files=files)
+    assert figures(z)["retrieval_at_1"] < 0.5
+    assert told["retrieval_at_1"] == 1
+    assert told["retrieval_chance"] == pytest.approx(1 / 77)
+    assert told["clip_similarity_negative"] < 0.1
+    assert figures(z, files=np.zeros(40)) == {}
+
+
+def test_the_whole_set_is_looked_at_where_it_is_large(monkeypatch):
+    monkeypatch.setattr(embedding_health, "MOST_CLIPS", 40)
+    good, bad = pairs(0.1, 60), RNG.standard_normal((60, 2, 32))
+    assert 0.4 < figures(np.concatenate([good, bad]), batch_size=8)["retrieval_at_1"] < 0.7
 
 
 def test_local_dimension_is_that_of_the_cloud():

@@ -27,6 +27,7 @@ def batch_of(seed=0, valid=(1,) * SIZE):
         "num_samples": np.full(SIZE, SAMPLES, np.int32),
         "valid": np.array(valid, np.float32),
         "index": np.arange(SIZE, dtype=np.int32),
+        "file": np.arange(SIZE, dtype=np.int32),
     }
 
 
@@ -76,6 +77,14 @@ def test_rows_that_do_not_count_change_nothing(toy):
         np.testing.assert_allclose(total, others[name][0], rtol=1e-5, err_msg=name)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_parts_of_one_file_are_not_told_apart(toy):
+    state, step = toy
+    batch = batch_of()
+    batch["file"] = np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int32)
+    chance = means(step(state, batch, jax.random.key(1))[1])["clip_chance"]
+    assert chance == pytest.approx(1 / 13)  # the other view, and those of six clips
 
 
 def test_the_same_views_are_soon_told_apart(toy):

@@ -11,7 +11,11 @@ from configs import base
 from conformer_jax.models.features import FeatureSpec, log_mel
 from conformer_jax.steps import state, views
 
-FEATURES = FeatureSpec(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
+# Silence is another number in each bin.
+FEATURES = FeatureSpec(
+    mean=tuple(np.linspace(-3.0, -8.0, 64).tolist()),
+    deviation=tuple(np.linspace(4.0, 2.0, 64).tolist()),
+)
 SPEC = views.make_spec(base.get_config().views, hop_s=0.01, stride=4)
 # A window of the clip and nothing else.
 PLAIN = dataclasses.replace(
