@@ -24,6 +24,22 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the con
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _FOLDER
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+# Files that take minutes begin first: one of them alone at the end would keep the others waiting.
+_LONG = (
+    "test_loop.py",
+    "test_distributed.py",
+    "test_main.py",
+    "test_kill_and_resume.py",
+    "test_sharding.py",
+    "test_damage.py",
+    "test_export.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of long files first, else as they are."""
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else 99)
+
 
 @pytest.fixture(scope="module")
 def browser():
