@@ -243,7 +243,8 @@ def test_clip_contrast_has_its_verdict_and_its_ranges(tmp_path):
     assert "healthy: 0.3 to 1." in curves
     assert "healthy: 15 or more." in curves
     run.records[-1].update(clip_similarity_negative=None, clip_loss=None)
-    assert "Does not look healthy" not in training.verdict(run)
+    assert "clip_loss is nan" in training.verdict(run)
+    assert "nan to" not in training.verdict(run)
     assert "healthy: 0.3 to 1." in str(training.curves(run))
     run.records[-1].update(effective_rank=2.0)
     assert "the embeddings use few dimensions" in training.verdict(run)

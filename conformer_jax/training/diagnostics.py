@@ -152,6 +152,8 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
         value = record.get(name)
         if value is None or (metrics is not None and name not in metrics):
             continue
+        if math.isnan(healthy.low):  # what it starts from says so itself
+            continue
         if not healthy.low <= value <= healthy.high:
             found.append(
                 f"{name} is {value:.3g}, healthy is {healthy.low:.3g} to {healthy.high:.3g}: "
