@@ -91,7 +91,10 @@ def _folds_of(config):
         of_used = [row.fold for row in used]
         of_labelled = [row.fold for row in used if row.labels] or of_used
     else:
-        of_used = of_labelled = prepared.folds(prepared.open_folder(where))
+        found = prepared.folds(prepared.open_folder(where))
+        negatives = config.classifier.multi_label and config.data.unlabelled == "negatives"
+        of_labelled = [fold for fold, labelled in found if labelled]
+        of_used = [fold for fold, labelled in found if labelled or negatives]
     if without := of_used.count(""):
         logging.warning("WARNING %d clip(s) without a fold are left out", without)
     folds = sorted(set(of_labelled) - {""})

@@ -1,8 +1,9 @@
 """Which fields a run reads: what it does not may differ between the run and its continuation."""
 
-TASKS = ("pretrain", "finetune", "linear_probe", "knn", "mlp_probe")
 _TRAINED = ("pretrain", "finetune")
-_LABELLED = ("finetune", "linear_probe", "knn", "mlp_probe")
+FROZEN = ("linear_probe", "knn", "mlp_probe")  # the encoder stays as it is: no steps
+_LABELLED = ("finetune", *FROZEN)
+TASKS = (*_TRAINED, *FROZEN)
 
 # Which tasks read a section, or a field of one; all tasks read what is not named here. What a task
 # does not read may differ between a run and its continuation.

@@ -284,3 +284,15 @@ def test_negatives_in_a_fold_of_their_own_are_trained_on(validated, monkeypatch,
     assert seen == [(("1",), ("2", "3")), (("2",), ("1", "3"))]
     assert "no clip has a label in fold 3: always trained on" in caplog.text
     assert "1 clip(s) without a fold are left out" in caplog.text
+
+
+def test_of_a_prepared_corpus_too_folds_without_a_label_are_trained_on(monkeypatch):
+    config = finetune_config.get_config("smoke")
+    config.data.prepared = "somewhere"
+    found = [("1", True), ("2", True), ("2", False), ("3", False), ("", False)]
+    monkeypatch.setattr(cross_validate.prepared, "open_folder", lambda folder: folder)
+    monkeypatch.setattr(cross_validate.prepared, "folds", lambda opened: found)
+    config.classifier.multi_label = True
+    assert cross_validate._folds_of(config) == (["1", "2"], ["3"])
+    config.classifier.multi_label = False
+    assert cross_validate._folds_of(config) == (["1", "2"], [])

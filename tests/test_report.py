@@ -227,6 +227,29 @@ def test_the_verdict_is_that_of_the_closing_summary(folders):
     assert "the targets have collapsed" in training.verdict(run)
 
 
+def test_clip_contrast_has_its_verdict_and_its_ranges(tmp_path):
+    config = pretrain.get_config("tiny_clip")
+    figures = {"clip_loss": 2.4, "clip_accuracy": 0.5, "clip_chance": 0.01, "retrieval_at_1": 0.4}
+    figures |= {"clip_similarity_positive": 0.7, "clip_similarity_negative": 0.0}
+    figures |= {"uniformity": -3.0, "embedding_deviation": 0.9, "effective_rank": 40.0}
+    records = [
+        {"step": step, "split": split, **figures, "clips_judged": 171.0, "finite": 1.0}
+        for step in (1, 2)
+        for split in ("train", "eval")
+    ]
+    run = runs.Run("x", tmp_path, config, records, None, [], [])
+    assert "Looks healthy" in training.verdict(run)
+    curves = str(training.curves(run))
+    assert "healthy: 0.3 to 1." in curves
+    assert "healthy: 15 or more." in curves
+    run.records[-1].update(clip_similarity_negative=None, clip_loss=None)
+    assert "clip_loss is nan" in training.verdict(run)
+    assert "nan to" not in training.verdict(run)
+    assert "healthy: 0.3 to 1." in str(training.curves(run))
+    run.records[-1].update(effective_rank=2.0)
+    assert "the embeddings use few dimensions" in training.verdict(run)
+
+
 def test_a_long_curve_keeps_its_extremes():
     values = np.sin(np.arange(20_000))
     values[7777], values[15_001] = 5.0, -5.0

@@ -23,6 +23,7 @@ import numpy as np
 import soundfile
 
 from conformer_jax.data.audio import BadAudio, DataError, plan_crop, resample
+from conformer_jax.data.content import of_name
 from conformer_jax.data.source import Source
 
 SUMMARY = "summary.json"
@@ -145,9 +146,17 @@ def open_folder(folder) -> Opened:
     return Opened(folder, summary, files, records, index)
 
 
-def folds(opened: Opened) -> list[str]:
-    """The fold of every record, '' where there is none."""
-    return [fold for index in opened.index.values() for fold in index.folds[index.fold].tolist()]
+def folds(opened: Opened) -> list[tuple[str, bool]]:
+    """Of every record its fold, '' where there is none, and whether it has a label."""
+    return [
+        found
+        for index in opened.index.values()
+        for found in zip(
+            index.folds[index.fold].tolist(),
+            (np.diff(index.label_starts) > 0).tolist(),
+            strict=True,
+        )
+    ]
 
 
 def citation(summary: dict) -> str:
@@ -198,6 +207,11 @@ class PreparedSource(Source):
     def content(self, i):
         index, record = self._where(i)
         return int(index.content[record])
+
+    def whole(self, i):
+        index, record = self._where(i)
+        recording = text_of(index.sources, index.source_starts, record)
+        return of_name(recording) if recording else self.content(i)
 
     def labels(self, i):
         if not self.label_names:

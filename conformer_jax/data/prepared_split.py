@@ -14,7 +14,8 @@ def choose(
     `train_folds` and `eval_folds` name folds or splits. Without eval_folds the split 'validation'
     is held out where there is one; else 'test', else 'eval'; else a share of the clips by their
     contents, the same clips as of a manifest of the same files (holdout.py). A split by which
-    papers judge is trained on only where train_folds names it.
+    papers judge is trained on only where train_folds names it, and then the next one is held out.
+    What is held out is not trained on, unless both name it.
 
     Args:
       labelled_only: leave out records without a label.
@@ -22,7 +23,7 @@ def choose(
     Raises DataError: an unknown name, or nothing is left.
     """
     _check(opened, train_folds, eval_folds)
-    judged = [split for split in HELD_OUT_SPLITS if split in opened.index]
+    judged = [s for s in HELD_OUT_SPLITS if s in opened.index and s not in train_folds]
     use_share = not eval_folds and not judged
     held_out_names = eval_folds or tuple(judged[:1])
     train, held_out = {}, {}
@@ -34,12 +35,19 @@ def choose(
         if train_folds:
             is_train = _named(split, index, train_folds) & usable
         else:
-            is_train = usable & ~is_eval & (split not in HELD_OUT_SPLITS)
-        if not train_folds or use_share:
+            is_train = usable & (split not in HELD_OUT_SPLITS)
+        if not (train_folds and eval_folds):
             is_train &= ~is_eval
         train[split], held_out[split] = np.flatnonzero(is_train), np.flatnonzero(is_eval)
     if use_share:
         return _by_share(opened, train, eval_share)
+    for field, part in (("train_folds", train), ("eval_folds", held_out)):
+        if not any(map(len, part.values())):
+            side = "train on" if part is train else "hold out"
+            raise DataError(
+                f"config.data.{field}: {opened.folder} has no clip left to {side}; held out is "
+                f"{', '.join(held_out_names)}: name other folds or splits"
+            )
     return train, held_out
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from conformer_jax.errors import UserError
 from conformer_jax.evaluation.probe import standardisation
 from conformer_jax.steps import losses, metrics
 
@@ -47,9 +48,15 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int) -> Mlp:
       seed: of the split, the first weights, the batches and the dropout.
 
     Raises:
-      UserError: an embedding is not finite.
+      UserError: an embedding is not finite; there are fewer than two clips, or the validation split
+        judges nothing.
     """
     labels = np.asarray(labels, np.float32)
+    if len(labels) < 2:
+        raise UserError(
+            f"{len(labels)} labelled clip(s) to train on: config.task = 'mlp_probe' needs two at "
+            f"least, since a fifth of them judges; add clips"
+        )
     mean, deviation = standardisation(np.asarray(x, np.float64))
     standard = ((x - mean) / deviation).astype(np.float32)
     held = _validation(labels, seed)
@@ -62,6 +69,11 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int) -> Mlp:
         logging.info("validation %s %.3f: %s", "mAP" if multi_label else "accuracy", figure, said)
         if figure > best[0]:
             best = figure, layers, said
+    if best[1] is None:
+        raise UserError(
+            f"none of the {len(judged[0])} training clips that judge the networks has a label, or "
+            f"no network is finite: config.task = 'mlp_probe' needs more labelled clips"
+        )
     return Mlp(mean, 1 / deviation, jax.device_get(best[1]), best[2])
 
 

@@ -289,7 +289,10 @@ def _in_words(series, chart):
 
 
 def _band_in_words(band):
-    return f" {band[2]}: {number(band[0])} to {number(band[1])}." if band else ""
+    if not band:
+        return ""
+    high = f"to {number(band[1])}" if math.isfinite(band[1]) else "or more"
+    return f" {band[2]}: {number(band[0])} {high}."
 
 
 def _values(chart, series):

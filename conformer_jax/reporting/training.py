@@ -214,7 +214,7 @@ def verdict(run) -> Markup:
     if run.task != "pretrain" or run.config is None or not _newest(run):
         return Markup()
     record = _newest(run) | diagnostics.final_record(run.last("train"), run.last("eval"))
-    record = {name: math.nan if value is None else value for name, value in record.items()}
+    record = diagnostics.numbers(record)
     guess = diagnostics.guess_of(run.config)
     found = diagnostics.problems(guess, record)
     found += diagnostics.memorising(guess, run.last("train"), run.last("eval"))
@@ -235,7 +235,10 @@ def verdict(run) -> Markup:
 
 def _newest(run):
     """The newest record that the healthy ranges can start from."""
-    wanted = ("chance_accuracy", "similarity_negative")
+    guess = diagnostics.guess_of(run.config)
+    wanted = ("clip_chance",) if guess.clip is not None else ()
+    if guess.masked:
+        wanted += ("chance_accuracy", "similarity_negative")
     found = (r for r in reversed(run.records) if all(r.get(name) is not None for name in wanted))
     return next(found, None)
 
@@ -266,12 +269,13 @@ def _chart(run, panel):
 
 
 def _band(run, name):
-    newest = _newest(run)
-    if run.task != "pretrain" or run.config is None or newest is None:
+    if run.task != "pretrain" or run.config is None or (newest := _newest(run)) is None:
         return None
     name = "code_perplexity" if name.startswith("code_perplexity") else name
     healthy = diagnostics.healthy_ranges(diagnostics.guess_of(run.config), newest).get(name)
-    return healthy and (healthy.low, healthy.high, "healthy")
+    if healthy is None or math.isnan(healthy.low):
+        return None
+    return healthy.low, healthy.high, "healthy"
 
 
 def _levels(run, name):

@@ -43,8 +43,10 @@ def make_options(config) -> Options:
 
 def view_spec(config) -> ViewSpec:
     """From the full config."""
-    hop_s, stride = config.features.hop_s, config.conformer.stride
-    return views.make_spec(config.views, hop_s=hop_s, stride=stride)
+    features, stride = config.features, config.conformer.stride
+    return views.make_spec(
+        config.views, hop_s=features.hop_s, stride=stride, num_mels=features.num_mels
+    )
 
 
 def forward(train_state, params, batch, *, train):

@@ -55,15 +55,20 @@ class Views(NamedTuple):
     counts: jax.Array
 
 
-def make_spec(v, *, hop_s: float, stride: int) -> ViewSpec:
-    """From config.views; the time (s) between frames, and frames of a token.
+def make_spec(v, *, hop_s: float, stride: int, num_mels: int) -> ViewSpec:
+    """From config.views; the time (s) between frames, frames of a token, and bins of a frame.
 
     Raises:
-      ValueError: a view shorter than one token.
+      ValueError: a view shorter than one token, or bands of less than one bin.
     """
     frames = round(v.length_s / hop_s)
     if frames < stride:
         raise ValueError(f"config.views.length_s = {v.length_s} is less than one token")
+    if v.hidden_bands and v.bands > num_mels:
+        raise ValueError(
+            f"config.views.bands = {v.bands} is more than config.features.num_mels = {num_mels}: "
+            f"there is nothing to hide; take fewer bands"
+        )
     return ViewSpec(
         frames=frames,
         stride=stride,

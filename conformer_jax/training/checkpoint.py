@@ -76,6 +76,9 @@ class Checkpoints:
         Raises:
           UserError: no room, or an earlier save has failed.
         """
+        # The save before this one has to end first in any case. What it replaced goes now: were it
+        # there when the run is killed, a step that is no longer kept could come back.
+        self.wait()
         step, tree = int(state.step), _as_tree(state)
         replaces = step in self._manager.all_steps()
         if replaces:

@@ -108,6 +108,11 @@ def memorising(guess: ClipGuess, train: dict, held_out: dict) -> list[str]:
 
 def summary(guess: ClipGuess, held_out: dict) -> str:
     """Where a finished run ended, in a line."""
+    if "clips_judged" not in held_out:
+        return (
+            "held-out clips: no figures, since fewer than two of different files make a pair; look "
+            "for silence, or for a run that diverged"
+        )
     chance = f" (chance {guess.chance:.2f})" if guess.is_nt_xent else ""
     return (
         f"held-out clips: a view finds its other among {2 * held_out['clips_judged']:.0f} in "

@@ -8,7 +8,8 @@ encoder what that has heard. A plain .npz without pickle, of every clip that the
   held_out    bool [n]
   present     bool [n]         whether the manifest still lists it
   heard       uint8            data/heard.py: what the run's encoder has heard, config.init_from's
-  encoder     uint8            included, and that of config.init_from alone
+  encoder     uint8            included, and that of config.init_from alone; of parts also the
+                               files that they are of
   heard_, encoder_  int [2]    their bits, and whether they are whole; -1 bits: not known
   by_name     bool             whether the run was begun when clips were held out by their paths
 """
@@ -205,7 +206,7 @@ def judge(config, encoder: Heard | None, train, held_out) -> dict[str, int]:
     Returns:
       'heard', of 'heard_of' held-out clips: how many the encoder has heard; both are missing where
       that is not recorded, or there is no such encoder. 'copies': how many are trained on, too,
-      under another name; missing where none are.
+      under another name or as another part of the recording; missing where none are.
 
     Raises:
       UserError: the encoder has heard some, or it is not known, and config.data.refuse_heard.
@@ -214,12 +215,14 @@ def judge(config, encoder: Heard | None, train, held_out) -> dict[str, int]:
 
 
 def _copies(train, held_out):
-    same = np.flatnonzero(np.isin(content.of_source(held_out), content.of_source(train)))
+    trained = np.concatenate([content.of_source(train), content.of_whole_files(train)])
+    own, whole = content.of_source(held_out), content.of_whole_files(held_out)
+    same = np.flatnonzero(np.isin(own, trained) | np.isin(whole, trained))
     if not len(same):
         return {}
     logging.warning(
-        "WARNING %d of the %d held-out clips are trained on, too: files with the same bytes, such "
-        "as %s; give copies the same fold",
+        "WARNING %d of the %d held-out clips are trained on, too: files with the same bytes, or "
+        "parts of one recording, such as %s; give them the same fold",
         len(same),
         len(held_out),
         held_out.example_id(int(same[0])),
@@ -258,7 +261,7 @@ def _heard(config, encoder, held_out):
 
 
 def _has(encoder, source):
-    """Who has heard a whole file has heard its parts."""
+    """Who has heard a file or a part of it has heard what the other parts are like."""
     own, whole = content.of_source(source), content.of_whole_files(source)
     return encoder.has(own) | encoder.has(whole)
 
@@ -284,7 +287,11 @@ def write(workdir, known: Known, train) -> None:
       OSError: it cannot be written.
     """
     listing, old, encoder, lost, by_name = known
-    own = heard.of_contents(content.of_source(train))
+    # A part alone would not be known in another cut of its recording.
+    own = heard.union(
+        heard.of_contents(content.of_source(train)),
+        heard.of_contents(content.of_whole_files(train)),
+    )
     parts = [own, _UNKNOWN if encoder is None else encoder]
     if lost:  # clips that have gone since are in no list
         parts.append(_UNKNOWN)

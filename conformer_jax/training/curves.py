@@ -119,9 +119,13 @@ def _panel(axis, title, names, records, ranges):
     values = _lines(axis, names, records)
     if values and names[0] in ranges:
         healthy = ranges[names[0]]
-        limits = axis.get_ylim()
-        axis.axhspan(healthy.low, healthy.high, color="tab:green", alpha=0.12, label="healthy")
-        axis.set_ylim(min(limits[0], *values), max(limits[1], *values))
+        bottom, top = axis.get_ylim()
+        bottom, top = min(bottom, *values), max(top, *values)
+        if math.isfinite(healthy.low):  # not where it starts from what was not finite
+            # Matplotlib cannot draw what has no end.
+            high = healthy.high if math.isfinite(healthy.high) else max(top, healthy.low)
+            axis.axhspan(healthy.low, high, color="tab:green", alpha=0.12, label="healthy")
+        axis.set_ylim(bottom, top)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=7)

@@ -47,7 +47,8 @@ def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
     """Metric name -> range, of a pre-training run.
 
     `record` is a logged one: the accuracy of guessing and the similarity to the distractors, which
-    two of the ranges start from, depend on the clips and on the use of the codebook.
+    two of the ranges start from, depend on the clips and on the use of the codebook. A range that
+    starts from what was not finite has NaN.
     """
     ranges = {
         "finite": Range(
@@ -57,11 +58,18 @@ def healthy_ranges(guess: Guess, record: dict) -> dict[str, Range]:
             "optimizer.learning_rate or look for broken audio",
         )
     }
-    if guess.masked and record.get("chance_accuracy") is not None:
+    measured = record.get("chance_accuracy") is not None
+    record = numbers(record)
+    if guess.masked and measured:
         ranges |= _of_masked(guess, record)
     if guess.clip is not None:
         ranges |= clip_diagnostics.healthy_ranges(guess.clip, record)
     return ranges
+
+
+def numbers(record: dict) -> dict:
+    """A record with NaN for what was not finite, which metrics.jsonl holds as None."""
+    return {name: math.nan if value is None else value for name, value in record.items()}
 
 
 def _of_masked(guess, record):
@@ -144,6 +152,8 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
         value = record.get(name)
         if value is None or (metrics is not None and name not in metrics):
             continue
+        if math.isnan(healthy.low):  # what it starts from says so itself
+            continue
         if not healthy.low <= value <= healthy.high:
             found.append(
                 f"{name} is {value:.3g}, healthy is {healthy.low:.3g} to {healthy.high:.3g}: "
@@ -177,10 +187,9 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
       guess: of the run.
       train: last logged record; held_out: last evaluation.
     """
-    # metrics.jsonl holds None for what was not finite.
-    held_out = {name: math.nan if value is None else value for name, value in held_out.items()}
+    train, held_out = numbers(train), numbers(held_out)
     lines = []
-    if guess.clip is not None and "clips_judged" in held_out:
+    if guess.clip is not None:
         lines.append(clip_diagnostics.summary(guess.clip, held_out))
     if guess.masked:
         lines += _summary_of_masked(guess, held_out)

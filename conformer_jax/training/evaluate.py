@@ -1,6 +1,7 @@
 """Evaluation inside a run: what the held-out clips and the validation split say of a state."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import embedding_health, predictions, thresholds
 from conformer_jax.steps import metrics
-from conformer_jax.training import decision, diagnostics, distributed, selection
+from conformer_jax.training import decision, diagnostics, distributed, saved_files, selection
 
 
 class Evaluation(NamedTuple):
@@ -141,7 +142,7 @@ class Judge:
         held_out = self._evaluate(state, self._eval_source)
         if held_out is None:
             return None
-        return Judged(due, state, held_out, _rank(held_out.record))
+        return Judged(due, state, held_out, rank(self._config, held_out.record))
 
     def _by_validation(self, state, step, due):
         validated = self._evaluate(state, self._validation)
@@ -191,7 +192,23 @@ def _thresholds(found):
     return thresholds.choose(1 / (1 + np.exp(-found.logits)), found.labels)
 
 
-def _rank(record):
-    """What keep-best ranks by, higher is better: a loss alone ranks pre-training."""
-    loss = record.get("clip_loss", record.get("contrastive_loss", 0.0))
-    return record.get("mAP", -loss)
+def rank(config, record) -> float:
+    """What keep-best ranks a checkpoint by, higher is better; saved_files.UNRANKED where the record
+    of its evaluation has no such figure, or one that is not finite.
+
+    That is mAP; of pre-training the loss of the objective, of both their weighted sum.
+    """
+    if config.task != "pretrain":
+        found = record.get("mAP", math.nan)
+    else:
+        found = 0.0
+        for name, weight in _losses(config).items():
+            found -= weight * record.get(name, math.nan)
+    return found if math.isfinite(found) else saved_files.UNRANKED
+
+
+def _losses(config):
+    if config.objective != "both":
+        return {{"wav2vec2": "contrastive_loss", "clip": "clip_loss"}[config.objective]: 1.0}
+    chance = math.log(1 + config.wav2vec2.num_distractors)
+    return {"clip_loss": 1.0, "contrastive_loss": config.losses.masked_weight / chance}

@@ -34,11 +34,10 @@ from conformer_jax.training import (
     opening,
     preemption,
     program,
+    saved_files,
     window,
 )
 from conformer_jax.training import evaluate as evaluating
-
-_UNRANKED = -1e30  # of a checkpoint without an evaluation: worse than any
 
 
 class Result(NamedTuple):
@@ -226,7 +225,7 @@ class _Run:
             "preempted": {"window": metrics.to_json(self.window.sums)},
             "records": self.log.digest(unevaluated=int(state.step)),
         }
-        self.checkpoints.save(state, self._meta | left, _UNRANKED)
+        self.checkpoints.save(state, self._meta | left, saved_files.UNRANKED)
         self.checkpoints.wait()
 
     def record(self, state, step: int) -> None:

@@ -12,6 +12,7 @@ from conformer_jax.data import labels
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, source_spec
 from conformer_jax.errors import UserError
+from conformer_jax.reading import FROZEN
 from conformer_jax.training import (
     checkpoint,
     clips,
@@ -103,7 +104,7 @@ def open_log(config, workdir, start_step: int, *, keep_eval=True, expected=None)
         workdir,
         start_step,
         name=config.name,
-        num_steps=0 if config.task in ("linear_probe", "knn") else config.train.num_steps,
+        num_steps=0 if config.task in FROZEN else config.train.num_steps,
         heading=curves.heading_of(config),
         keep_eval=keep_eval,
         expected=expected,

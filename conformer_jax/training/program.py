@@ -18,6 +18,7 @@ from conformer_jax.errors import UserError
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
+from conformer_jax.reading import FROZEN
 from conformer_jax.steps import augment, finetune, optimizer, pretrain
 from conformer_jax.steps.state import TrainState
 from conformer_jax.training import sharding
@@ -88,8 +89,7 @@ _LABELS = _Task(
     whole_set=None,
     depth=finetune.depth,
 )
-_FROZEN = ("linear_probe", "knn", "mlp_probe")
-_TASKS = {"pretrain": _PRETRAIN, "finetune": _LABELS} | dict.fromkeys(_FROZEN, _LABELS)
+_TASKS = {"pretrain": _PRETRAIN, "finetune": _LABELS} | dict.fromkeys(FROZEN, _LABELS)
 TASKS = tuple(_TASKS)
 
 # What XLA is told about the training step beyond its own defaults, by platform.
@@ -136,7 +136,7 @@ def without_statistics(config):
 def check(config) -> None:
     """Raises UserError for a value out of range, and for a head that the task has no use for."""
     fields.check(config)
-    probes = config.task in _FROZEN or (
+    probes = config.task in FROZEN or (
         config.task == "finetune" and config.classifier.init == "probe"
     )
     if probes and config.classifier.pooling == "linear_softmax":

@@ -25,16 +25,28 @@ def replaced(directory, step):
 
 
 def settle_replaced(directory):
-    """Ends what a replacement began: the former checkpoint goes where the new one is whole, and
-    comes back where it is not. Nothing may be under way."""
-    if not directory.is_dir():  # deleted, to begin again
+    """Ends what a replacement began: the former checkpoint goes where the new one or a later one is
+    whole, and comes back where none is. Nothing may be under way."""
+    if not directory.is_dir():
         return
-    for former in directory.parent.glob("replaced_checkpoint_[0-9]*"):
-        place = directory / former.name.rpartition("_")[2]
-        if place.is_dir():  # Orbax gives it this name when it is whole
+    for former in _replaced(directory):
+        step = int(former.name.rpartition("_")[2])
+        # Orbax gives folders these names when they are whole.
+        if any(there >= step for there in steps(directory)):
             shutil.rmtree(former)
         else:
-            former.rename(place)
+            former.rename(directory / str(step))
+
+
+def begin_again(directory):
+    """Where the user has deleted the checkpoints, no former one of them comes back."""
+    if not directory.exists():
+        for former in _replaced(directory):
+            shutil.rmtree(former)
+
+
+def _replaced(directory):
+    return list(directory.parent.glob("replaced_checkpoint_[0-9]*"))
 
 
 def read_meta(folder):

@@ -48,6 +48,7 @@ def claim(workdir, config) -> None:
     wanted = fields.saved(config)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        saved_files.begin_again(path / "checkpoints")
         saved_files.settle_replaced(path / "checkpoints")
         saved = _read(file)
         # A run that failed before its first save has nothing to protect.
@@ -102,11 +103,7 @@ def _of_checkpoint(file, wanted):
 def _check_task(saved, wanted, path):
     """Raises UserError where the finished results of another task would be replaced."""
     task = (saved or {}).get("task")
-    finished = (path / "metrics.jsonl").exists() and task in (
-        "linear_probe",
-        "knn",
-        "mlp_probe",
-    )
+    finished = (path / "metrics.jsonl").exists() and task in reading.FROZEN
     if finished and task != wanted["task"]:
         raise UserError(
             f"{path} holds the results of another task (task: {task!r} -> {wanted['task']!r}): "

@@ -81,6 +81,7 @@ def index_of(split_sizes):
         ((), (), ["train"], ["validation"]),
         ((), ("test",), ["train"], ["test"]),
         (("train", "validation"), ("test",), ["train", "validation"], ["test"]),
+        (("train", "validation"), (), ["train", "validation"], ["test"]),
     ],
 )
 def test_splits_by_which_papers_judge_are_not_trained_on(
@@ -90,6 +91,32 @@ def test_splits_by_which_papers_judge_are_not_trained_on(
     parts = prepared_split.choose(opened, train_folds, eval_folds, 0.05, labelled_only=False)
     for part, wanted in zip(parts, (trained, held_out), strict=True):
         assert [split for split, chosen in part.items() if len(chosen)] == wanted
+
+
+def test_what_is_held_out_by_default_is_in_no_fold_that_is_trained_on():
+    opened = index_of({s: ([1, 2], ["1", "2"]) for s in ("train", "validation")})
+    train, held_out = prepared_split.choose(opened, ("1",), (), 0.05, labelled_only=False)
+    assert {s: part.tolist() for s, part in train.items()} == {"train": [0], "validation": []}
+    assert held_out["validation"].tolist() == [0, 1]
+    opened = index_of({"train": ([1], ["2"]), "validation": ([2], ["1"])})
+    with pytest.raises(sources.DataError, match=r"train_folds: x has no clip left to train on"):
+        prepared_split.choose(opened, ("1",), (), 0.05, labelled_only=False)
+
+
+def test_clips_of_one_recording_have_one_file(monkeypatch):
+    monkeypatch.setattr(prepared, "_Shards", lambda *shards: None)
+    records = [
+        prepared.Record(str(i), 10 + i, i, 1, RATE, [0], "", recording, 0.0)
+        for i, recording in enumerate(("r", "r", "s", ""))
+    ]
+    opened = prepared.Opened(
+        "x", {"stored": {"encoding": "pcm16"}}, {"t": []}, {"t": []},
+        {"t": prepared.make_index(records)},
+    )  # fmt: skip
+    source = prepared.PreparedSource(opened, {"t": np.arange(4)}, RATE)
+    whole = [source.whole(i) for i in range(4)]
+    assert whole[0] == whole[1] != whole[2]
+    assert whole[3] == source.content(3) == 13
 
 
 def test_a_share_is_held_out_by_content_and_neither_side_is_empty():

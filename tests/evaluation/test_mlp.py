@@ -47,3 +47,12 @@ def test_embeddings_that_are_not_finite_are_refused():
     x[0, 0] = np.nan
     with pytest.raises(UserError, match="diverged"):
         mlp.fit(x, labels, SETTINGS, multi_label=False, seed=0)
+
+
+def test_too_few_clips_and_none_that_judges_are_one_line():
+    x, labels = rings(0)
+    with pytest.raises(UserError, match=r"^1 labelled clip"):
+        mlp.fit(x[:1], labels[:1], SETTINGS, multi_label=False, seed=0)
+    few = types.SimpleNamespace(hidden_width=8, grid_points=1, max_epochs=3, patience=1)
+    with pytest.raises(UserError, match="that judge the networks has a label"):
+        mlp.fit(x[:12], np.zeros((12, 2), np.float32), few, multi_label=True, seed=0)

@@ -16,7 +16,7 @@ FEATURES = FeatureSpec(
     mean=tuple(np.linspace(-3.0, -8.0, 64).tolist()),
     deviation=tuple(np.linspace(4.0, 2.0, 64).tolist()),
 )
-SPEC = views.make_spec(base.get_config().views, hop_s=0.01, stride=4)
+SPEC = views.make_spec(base.get_config().views, hop_s=0.01, stride=4, num_mels=64)
 # A window of the clip and nothing else.
 PLAIN = dataclasses.replace(
     SPEC,
@@ -111,4 +111,12 @@ def test_a_view_of_less_than_a_token_is_refused():
     config = base.get_config().views
     config.length_s = 0.03
     with pytest.raises(ValueError, match=r"config\.views\.length_s"):
-        views.make_spec(config, hop_s=0.01, stride=4)
+        views.make_spec(config, hop_s=0.01, stride=4, num_mels=64)
+
+
+def test_more_bands_than_bins_are_refused():
+    """They would be of no bin each, and hide nothing."""
+    config = base.get_config().views
+    config.bands = 65
+    with pytest.raises(ValueError, match=r"config\.views\.bands = 65 is more than .*num_mels = 64"):
+        views.make_spec(config, hop_s=0.01, stride=4, num_mels=64)

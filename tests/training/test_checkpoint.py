@@ -147,6 +147,28 @@ def test_a_checkpoint_saved_in_haste_stays_until_its_replacement_is_whole(
     assert not list(tmp_path.glob("replaced*"))
 
 
+def test_what_was_replaced_goes_with_the_next_save_and_never_comes_back_late(checkpoints, tmp_path):
+    checkpoints.save(make_state(1), HASTE, 0.0)
+    checkpoints.save(make_state(1), {}, 0.5)
+    checkpoints.save(make_state(2), {}, 0.6)
+    assert not list(tmp_path.glob("replaced*"))
+    checkpoints.wait()
+    # Left by a kill of an earlier version: later steps are there.
+    (tmp_path / "replaced_checkpoint_0").mkdir()
+    saved_files.settle_replaced(tmp_path / "checkpoints")
+    assert sorted(saved_files.steps(tmp_path / "checkpoints")) == [1, 2]
+    assert not list(tmp_path.glob("replaced*"))
+
+
+def test_deleted_checkpoints_are_deleted(tmp_path):
+    """What was replaced lies beside them, and would be another run's."""
+    (tmp_path / "replaced_checkpoint_5").mkdir(parents=True)
+    workdir.claim(tmp_path, pretrain.get_config("smoke"))
+    (tmp_path / "checkpoints").mkdir()
+    workdir.claim(tmp_path, pretrain.get_config("smoke"))
+    assert saved_files.steps(tmp_path / "checkpoints") == []
+
+
 def test_a_replacement_that_cannot_be_written_leaves_what_was_there(checkpoints, tmp_path):
     checkpoints.save(make_state(1), HASTE, 0.0)
     checkpoints.wait()

@@ -229,3 +229,25 @@ def test_a_large_corpus_leaves_the_file_of_a_small_encoder_below_ten_megabytes(
     found = clips.of_encoder(tmp_path / "e.safetensors")
     assert found.has(heard.clips).all()
     assert found.chance() < 0.001
+
+
+def test_parts_of_one_recording_are_known_on_both_sides(tmp_path, caplog):
+    """Also of an encoder that has heard another cut of it."""
+
+    def cut(folder, step, **fields):
+        config = config_of(write(folder, ["0.wav", "1.wav"]), **fields)
+        rows = ["path,label,start,end,fold"]
+        rows += [
+            f"{f}.wav,{'ab'[f]},{i},{i + step},{f if f else i}" for f in (0, 1) for i in (0, 2)
+        ]
+        (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+        return config
+
+    config = cut(tmp_path / "a", 1, train_folds=("0", "1"), eval_folds=("2",))
+    assert judged(config, tmp_path / "a") == {"copies": 1}  # another part of 0.wav
+    assert "parts of one recording, such as 0.wav" in caplog.text
+    sources, known = opened(config, tmp_path / "a")
+    clips.write(tmp_path / "a", known, sources.train)
+    tuned = cut(tmp_path / "b", 2, task="finetune", train_folds=("1",), eval_folds=("0", "2"))
+    tuned.init_from = str(tmp_path / "a")
+    assert judged(tuned, tmp_path / "b") == {"heard": 2, "heard_of": 2}

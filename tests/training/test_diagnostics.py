@@ -121,6 +121,7 @@ def test_embeddings_that_collapse_are_named_from_what_is_measured(clip_guess):
         "pooled": np.random.default_rng(0).standard_normal((80, 2, 8)),
         "projected": 1 + 0.01 * np.random.default_rng(1).standard_normal((80, 2, 8)),
         "counts": np.ones(80),
+        "file": np.arange(80),
     }
     figures = embedding_health.figures(found, temperature=0.2, batch_size=64)
     problems = diagnostics.problems(clip_guess, figures)
@@ -135,3 +136,16 @@ def test_both_objectives_are_judged_by_both(clip_guess):
         diagnostics.healthy_ranges(guess, record)
     )
     assert "contrastive accuracy" in diagnostics.summary(guess, record, record)
+
+
+def test_a_run_that_diverged_is_told_and_not_a_traceback(clip_guess):
+    """metrics.jsonl holds None for what is not finite."""
+    both = diagnostics.guess_of(pretrain.get_config("both"))
+    sick = dict.fromkeys(HEALTHY_CLIPS | HEALTHY) | {"clip_chance": 0.01, "chance_accuracy": 0.03}
+    for guess in (clip_guess, both):
+        assert "does not look healthy" in diagnostics.summary(guess, sick, sick)
+        assert diagnostics.problems(guess, sick) == []  # as logged, nothing can be compared
+    train = HEALTHY_CLIPS | {"finite": 0.1}
+    told = diagnostics.summary(clip_guess, train, {})
+    assert "held-out clips: no figures" in told
+    assert "finite is 0.1" in told

@@ -1,13 +1,15 @@
 """The figures of an evaluation: with labels that training did not have, and without."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from configs import finetune, pretrain
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation.predictions import Predictions
-from conformer_jax.training import evaluate, selection
+from conformer_jax.training import evaluate, saved_files, selection
 
 
 def found_of(labels, logits):
@@ -81,3 +83,37 @@ def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next_best(lost, gone
     assert best_step == expected
     assert state == (now if expected == 6 else expected)
     assert ("checkpoint of step 4 is lost: step 4: damaged" in caplog.text) == (expected != 4)
+
+
+def test_what_keeps_a_checkpoint_is_the_loss_of_the_objective():
+    config = pretrain.get_config("both")
+    both = {"clip_loss": 2.0, "contrastive_loss": 3.0}
+    weight = config.losses.masked_weight / np.log(1 + config.wav2vec2.num_distractors)
+    assert evaluate.rank(config, both) == pytest.approx(-2.0 - 3.0 * weight)
+    assert evaluate.rank(config, {"contrastive_loss": 0.1}) == saved_files.UNRANKED
+    config.objective = "clip"
+    assert evaluate.rank(config, both) == -2.0
+    for nothing in ({}, {"clip_loss": math.nan}):
+        assert evaluate.rank(config, nothing) == saved_files.UNRANKED
+    config.objective = "wav2vec2"
+    assert evaluate.rank(config, both) == -3.0
+    assert evaluate.rank(finetune.get_config(), {"mAP": 0.25, "loss": 1.0}) == 0.25
+
+
+def test_a_held_out_clip_that_is_not_finite_spoils_no_other():
+    config = pretrain.get_config("tiny_clip")
+    counted = []
+
+    def whole_set(state, found):
+        counted.append((found["counts"].tolist(), bool(np.isfinite(found["pooled"]).all())))
+        return found | {"projected": found["pooled"]}
+
+    compiled = SimpleNamespace(whole_set=whole_set)
+    evaluator = evaluate.Evaluator(compiled, None, None, None, config=config)
+    pooled = np.random.default_rng(0).standard_normal((6, 2, 8))
+    pooled[2, 1, 3] = np.nan
+    part = {"pooled": pooled, "counts": np.ones(6), "file": np.arange(6)}
+    figures = evaluator._of_embeddings(None, [part])
+    assert counted == [([1, 1, 0, 1, 1, 1], True)]
+    assert figures["clips_judged"] == 5
+    assert all(map(math.isfinite, figures.values()))

@@ -8,6 +8,7 @@ import sys
 import termios
 
 import matplotlib.pyplot as plt
+import pytest
 
 from configs import finetune, pretrain
 from conformer_jax.training import curves, opening, progress
@@ -66,6 +67,24 @@ def test_curves_show_the_control_beside_the_run(tmp_path):
     red = [(image[..., 0] - image[..., 1:3].max(-1) > 0.6).sum() for image in (alone, both)]
     assert red[0] == 0
     assert red[1] > 100
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_a_run_that_diverged_and_of_ranges_without_an_end(tmp_path):
+    heading = curves.heading_of(pretrain.get_config("tiny_clip"))
+    record = {"split": "eval", "clip_chance": 0.01, "clip_loss": 3.0, "effective_rank": 40.0}
+    records = [record | {"step": step} for step in (1, 2)]
+    none = ("clip_loss", "clip_similarity_positive", "clip_similarity_negative")
+    records.append(record | dict.fromkeys(none) | {"step": 3})
+    for count in (2, 3):
+        curves.draw(heading, records[:count], tmp_path / "curves.png")
+        assert (tmp_path / "curves.png").exists()
+    (tmp_path / "curves.png").unlink()
+    log = progress.Log(tmp_path, 0, name="x", num_steps=2, heading=heading)
+    for step in (1, 2):
+        log.write(step, "train", {"clip_chance": 0.01, "clip_similarity_negative": float("nan")})
+    log.close()
+    assert (tmp_path / "curves.png").exists()
 
 
 def test_a_warning_is_said_once_whoever_has_it_again(capsys):
