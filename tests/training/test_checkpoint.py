@@ -215,7 +215,7 @@ def test_a_checkpoint_from_before_digests_is_restored_and_said_to_be(checkpoints
     assert caplog.text.count("from before digests") == 1
     # But a JSON object that was never written as one is damage, too.
     file.write_text("{}")
-    with pytest.raises(UserError, match="its versions are missing"):
+    with pytest.raises(UserError, match="no checkpoint's description"):
         checkpoints.restore(make_state(0))
     # And digests that are gone from a checkpoint that had them are damage.
     file.write_text(json.dumps({**meta, "sha256": "0"}))
