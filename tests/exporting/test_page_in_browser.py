@@ -90,7 +90,7 @@ def test_a_file_and_the_microphone_are_tagged(server, chrome, tmp_path):
             best = shares.argmax()
             assert f"{shares[best]:.2f} {NAMES[best]}" in text
     # A second file ends the first; a file ends the microphone, and one that is none is said to be.
-    soundfile.write(tmp_path / "long.wav", np.tile(audio, 40), 16000, "FLOAT")
+    soundfile.write(tmp_path / "long.wav", np.tile(audio, 40), 16000, "PCM_16")
     (tmp_path / "no.wav").write_text("no sound")
     chrome.find_element("id", "file").send_keys(str(tmp_path / "long.wav"))
     wait(chrome, lambda _: len(rows()) > 3)
