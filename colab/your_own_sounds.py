@@ -112,10 +112,11 @@ HTML(filename="report.html")
 import numpy as np
 
 import conformer_jax
+from conformer_jax.data import tree
 
 model = conformer_jax.load("runs/mine")
-query = sorted(sounds.glob("labelled/*/*"))[0]
-recording = sorted(p for p in (sounds / "recordings").iterdir() if p.suffix == ".wav")[0]
+query = next(p for p in tree.find(sounds / "labelled").files if not tree.is_text(p))
+recording = next(p for p in tree.find(sounds / "recordings").files if not tree.is_text(p))
 one, many = model.embed(query), model.embed(recording, window_s=2.0)
 cosine = many.windows @ one.clip
 cosine /= np.linalg.norm(many.windows, axis=1) * np.linalg.norm(one.clip)

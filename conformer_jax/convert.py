@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--statistics", metavar="FILE", help="JSON with mean and deviation of each mel bin that "
         "the state dict was trained with, such as <manifest>.statistics.json; default: none, "
         "features as they are")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace TO if it exists")
     return made
 
 
@@ -50,6 +51,8 @@ def _convert(args) -> int:
         raise UserError(f"{output}: its name must end in {' or '.join(_SUFFIXES)}")
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
+    using.check_apart(output, args.origin)
+    using.check_output("TO", output, overwrite=args.overwrite)
     if (state := _state_dict(args.origin)) is None:
         return _to_theirs(args.origin, output)
     return _to_ours(state, args, output)

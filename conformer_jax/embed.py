@@ -29,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
                       "default: a window, so that they lie side by side")  # fmt: skip
     made.add_argument("--parquet", action="store_true", help="write FOLDER/embeddings.parquet, "
                       "too, anew each time (needs pyarrow)")  # fmt: skip
+    made.add_argument("--moved", action="store_true", help="the recordings are those that FOLDER "
+                      "is of, though they lie in another place and not all are there")  # fmt: skip
     return made
 
 
@@ -63,9 +65,12 @@ def _embed(args) -> int:
         "recordings": os.path.abspath(args.folder),
         "sample_rate": model.sample_rate,
     }
+    names = _names(args, found)
     with lock.alone(args.output, "--output"):
+        if not args.moved:
+            embeddings.check_recordings(args.output, args.folder, names.values())
         store = embeddings.Store(args.output, made_with, model.width, origin)
-        bad, new = _add(args, model, store, found)
+        bad, new = _add(args, model, store, names)
         if args.parquet:
             parquet.write(args.output)
     print(
@@ -75,15 +80,22 @@ def _embed(args) -> int:
     return bad.close(len(found))
 
 
-def _add(args, model, store, found):
+def _names(args, found) -> dict:
+    """What the table calls the files."""
+    from conformer_jax.inference import embeddings
+
+    relative = ((one, one.path.relative_to(args.folder).as_posix()) for one in found)
+    return {one: embeddings.written(name) for one, name in relative}
+
+
+def _add(args, model, store, names):
     """Hears what is new; returns the files that could not be used and how many were added."""
     import numpy as np
     import tqdm
 
     from conformer_jax.errors import UserError
 
-    names = {one: one.path.relative_to(args.folder).as_posix() for one in found}
-    new = [one for one in found if names[one] not in store.files]
+    new = [one for one in names if names[one] not in store.files]
     bad = using.Bad()
     for one in tqdm.tqdm(new, unit="file", disable=None, leave=False):
         times = {"window_s": args.window, "hop_s": args.hop}

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help=_HELP["model"])
     add("--format", choices=FORMATS, required=True, help=_HELP["format"])
     add("--output", metavar="FILE", required=True, help=_HELP["output"])
+    add("--overwrite", action="store_true", help="replace the file, or the page, if it exists")
     add("--outputs", choices=("all", "probabilities", "embeddings"), default="all",
         help=_HELP["outputs"])  # fmt: skip
     add("--sound", metavar="FILE", help=_HELP["sound"])
@@ -64,6 +65,7 @@ def main(argv=None) -> int:
 
 def _export(args) -> int:
     _check(args)
+    _check_files(args)
     from conformer_jax.exporting import accuracy, compare, export, page, portable
 
     wanted = portable.OUTPUTS if args.outputs == "all" else (args.outputs,)
@@ -89,6 +91,8 @@ def _export(args) -> int:
             apart = compare.run(model, read(int8), compare.cases(model, audio)).largest
             print(f"int8: largest difference {apart:.2g}; {len(clips.audio)} clips of "
                   f"{args.manifest}:")  # fmt: skip
+            if clips.bad:
+                print(f"  {len(clips.bad)} more could not be read, such as {clips.bad[0]}")
             for name, file in (("before", path), ("after", int8)):
                 figures = clips.figures(read(file))
                 size = file.stat().st_size / 1e6
@@ -127,6 +131,18 @@ def _check(args):
         _refuse(f"--batch={args.batch}: 1 to 1024")
     if args.seconds is not None and not 0.1 <= args.seconds <= 3600:
         _refuse(f"--seconds={args.seconds}: 0.1 to 3600")
+
+
+def _check_files(args):
+    """What is there is replaced only where the user says so, and what is read never."""
+    files = [args.output] if args.format == "onnx" else [args.output, args.output + ".json"]
+    for file in files:
+        using.check_apart(file, args.model, args.sound, args.manifest)
+        using.check_output("output", file, overwrite=args.overwrite)
+    if args.page:
+        page = pathlib.Path(args.page, "index.html")
+        if page.exists() and not args.overwrite:
+            _refuse(f"{page} exists: --overwrite replaces it")
 
 
 def _refuse(reason):

@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
                       help="the page to write (inspect.html); '' for none")  # fmt: skip
     made.add_argument("--examples", type=int, default=2, metavar="N",
                       help="clips of each class on the page; default: 2")  # fmt: skip
+    made.add_argument("--overwrite", action="store_true", help="replace the page if it exists")
     return made
 
 
@@ -42,7 +43,12 @@ def _inspect(args) -> int:
     import tqdm
 
     from conformer_jax.corpora import inspection
+    from conformer_jax.errors import UserError
 
+    if args.examples < 0:
+        raise UserError(f"--examples={args.examples}: 0 or more")
+    using.check_apart(args.page, args.corpus)
+    using.check_output("page", args.page, overwrite=args.overwrite)
     clips = inspection.listed(args.corpus)
     bar = functools.partial(tqdm.tqdm, total=len(clips), unit="clip", disable=None, leave=False)
     found = inspection.survey(clips, bar)
@@ -67,7 +73,7 @@ def _page(args, found, text) -> str:
     features = fields.get_config().features
     classes = inspection.class_rows(found)
     examples = {}
-    for name, *_ in classes[: max(1, _MOST // max(1, args.examples))]:
+    for name, *_ in classes[: max(1, _MOST // args.examples)] if args.examples else ():
         members = [
             clip for clip in found.clips if name in (clip.labels or (inspection.UNLABELLED,))
         ]

@@ -100,8 +100,6 @@ def _check(args):
         raise UserError("--output and --page name the same file: choose two")
     for flag in ("output", "page"):
         using.check_output(flag, getattr(args, flag), overwrite=args.overwrite)
-    if args.page and pathlib.Path(args.page).is_dir():
-        raise UserError(f"--page={args.page} is a folder: name a file in it")
 
 
 def _partial(output):

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import NamedTuple
 
 from conformer_jax.command import using
 
@@ -65,15 +66,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> int:
     """The command; returns its exit code."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # an accelerator is left to runs that train
     args = parser().parse_args(argv)
     return using.answer(lambda: _prepare(args))
 
 
 def _prepare(args) -> int:
-    from conformer_jax.corpora import engine, sources, summary
+    from conformer_jax.corpora import sources
     from conformer_jax.corpora.catalogue import CORPORA
-    from conformer_jax.data import prepared
     from conformer_jax.errors import UserError, unknown
+    from conformer_jax.training import lock
 
     if args.corpus not in CORPORA:
         raise UserError(unknown("corpus", args.corpus, list(CORPORA)))
@@ -87,32 +89,53 @@ def _prepare(args) -> int:
     missing = [(clip.id, clip.split, "missing") for clip in kept.clips if clip.place is None]
     if not there.clips:
         raise UserError(f"{args.source}: none of {len(missing)} clips was found there")
-    planned = engine.plan(pathlib.Path(args.output, name), there, options, args.shard_clips)
+    folder = pathlib.Path(args.output, name)
+    with lock.alone(folder, "--output"):
+        return _make(args, corpus, name, folder, options, _Listed(kept, there, missing, restricted))
+
+
+class _Listed(NamedTuple):
+    """kept: the Listing of what is wanted; there: of what has audio; missing: (id, split, reason)
+    of the others; restricted: how many --only-ids has left out."""
+
+    kept: object
+    there: object
+    missing: list
+    restricted: int
+
+
+def _make(args, corpus, name, folder, options, listed) -> int:
+    from conformer_jax.corpora import engine, summary
+    from conformer_jax.data import prepared
+    from conformer_jax.errors import UserError
+
+    drop = args.drop_duplicates
+    planned = engine.plan(folder, listed.there, options, args.shard_clips, drop_duplicates=drop)
     final = planned.staging.parent / engine.VERSION
     if final.exists():
         found = prepared.open_folder(final).summary
         engine.forget(planned)
         if found["plan"] != planned.digest:
             raise UserError(
-                f"{final} holds another preparation of {name}: remove it, or choose another "
-                "--output or --name"
+                f"{final} holds another preparation of {name}, by other options or of audio that "
+                "has changed since: remove it, or choose another --output or --name"
             )
         print(f"{final} is there already\n{summary.describe(found)}")
         return 0
     engine.run(planned, _work(args))
-    made = engine.collect(planned, options.encoding, drop_duplicates=args.drop_duplicates)
-    made = made._replace(bad=missing + made.bad)
+    made = engine.collect(planned, options.encoding, drop_duplicates=drop)
+    made = made._replace(bad=listed.missing + made.bad)
     kind, _, path = args.source.partition(":")
     about = summary.build(
         corpus,
         f"{kind}:{os.path.basename(os.path.abspath(path))}",
-        kept,
+        listed.kept,
         made,
         options,
-        restricted=restricted,
-        dropped=args.drop_duplicates,
+        restricted=listed.restricted,
+        dropped=drop,
     )
-    final = engine.hand_over(planned, made, corpus, name, listing.classes, options, about)
+    final = engine.hand_over(planned, made, corpus, name, listed.kept.classes, options, about)
     print(f"Wrote {final}\n{summary.describe(about)}")
     print(f"Next: python -m conformer_jax.inspect {final}")
     return 0

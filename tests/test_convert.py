@@ -24,6 +24,12 @@ def test_a_state_dict_becomes_an_encoder_file_and_comes_back(tmp_path, capsys):
     assert "features are not normalised" in said
     vectors = conformer_jax.load(ours).embed(np.zeros(8000, np.float32), 16000)
     assert vectors.frames.shape[1] == 32
+    there = ours.read_bytes()
+    assert convert.main([str(tmp_path / "theirs.npz"), str(ours), "--heads=4"]) == 1
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert convert.main([str(ours), str(ours), "--overwrite"]) == 1
+    assert "is what is read" in capsys.readouterr().err
+    assert ours.read_bytes() == there
     back = tmp_path / "back.safetensors"
     assert convert.main([str(ours), str(back)]) == 0
     state = safetensors.numpy.load_file(back)

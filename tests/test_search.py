@@ -146,3 +146,31 @@ def test_mistakes_are_one_line(corpus, tmp_path, capsys):
         assert printed.err.count("\n") == 1
         assert printed.out == ""
     assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_embeddings_go_on_with_the_same_recordings_only(corpus, tmp_path, capsys):
+    model, sounds, _ = corpus
+    audio = (sounds / "tone" / "tone0.wav").read_bytes()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.wav").write_bytes(audio)
+    odd = os.fsdecode(b"\xff.wav")
+    (tmp_path / "one" / odd).write_bytes(audio)
+    store = tmp_path / "store"
+
+    def embedded(folder, *flags, code=0):
+        arguments = [str(model), str(tmp_path / folder), f"--output={store}", *flags]
+        assert embed.main(arguments) == code
+        return capsys.readouterr()
+
+    assert "2 new of 2 files" in embedded("one").out
+    assert "0 new of 2 files" in embedded("one").out
+    before = (store / "state.json").read_bytes()
+    error = embedded("two", code=1).err
+    assert "holds embeddings of" in error
+    assert "--moved" in error
+    assert (store / "state.json").read_bytes() == before
+    (tmp_path / "one").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "new.wav").write_bytes(audio)
+    assert "1 new of 3 files" in embedded("moved").out
+    assert "1 new of 1 files" in embedded("two", "--moved").out

@@ -110,10 +110,21 @@ def check_output(flag: str, path, *, overwrite: bool) -> None:
     if not path:
         return
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: --overwrite replaces it")
     if not path.parent.is_dir():
         raise UserError(f"--{flag}={path}: there is no folder {path.parent}")
+
+
+def check_apart(path, *inputs) -> None:
+    """Raises UserError where what is to be written is one of the inputs (None: no input)."""
+    from conformer_jax.errors import UserError
+
+    for one in filter(None, inputs):
+        if path and os.path.realpath(path) == os.path.realpath(one):
+            raise UserError(f"{path} is what is read: choose another name for what is written")
 
 
 def write_page(path, text: str) -> None:

@@ -6,7 +6,7 @@ import pathlib
 from conformer_jax.corpora.corpus import Clip, Corpus, Listing
 from conformer_jax.corpora.sources import split_of
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.manifest import read_manifest, read_records
+from conformer_jax.data.manifest import part_suffix, read_manifest, read_records
 
 _SPLITS = {"valid": "validation", "dev": "validation", "test": "test", "eval": "eval"}
 _LABELS = ("labels", "label", "category", "human_labels", "class", "target")
@@ -14,9 +14,9 @@ _LABELS = ("labels", "label", "category", "human_labels", "class", "target")
 
 def _listing(source):
     if source.kind == "manifest":
-        clips = list(_of_manifest(source.path))
+        clips = list(of_manifest(source.path))
     elif source.kind == "folder" and source.has("manifest.csv"):
-        clips = list(_of_manifest(source.path / "manifest.csv"))
+        clips = list(of_manifest(source.path / "manifest.csv"))
     else:
         clips = [_of_entry(entry, source.kind) for entry in source.entries()]
     if not clips:
@@ -25,13 +25,18 @@ def _listing(source):
     return Listing(clips, tuple(sorted(classes, key=_in_order)))
 
 
-def _of_manifest(path):
+def of_manifest(path):
+    """Yields a Clip for each row. Its source is the column `group` or `source`, or else the file:
+    parts of a recording belong on one side of a split. Raises DataError."""
     rows = read_manifest(path)
     others = (record for _, record in read_records(path))
     for row, other in zip(rows, others, strict=True):
         split = (other.get("split") or "train").strip()
         source = (other.get("group") or other.get("source") or "").strip()
-        yield Clip(row.name, split, row.labels, row.fold, source, ("file", row.path))
+        times = part_suffix(row.start, row.end)
+        source = source or row.name.removesuffix(times)
+        place = ("file", row.path, row.start, row.end) if times else ("file", row.path)
+        yield Clip(row.name, split, row.labels, row.fold, source, place)
 
 
 def _of_entry(entry, kind):

@@ -56,20 +56,29 @@ class Corpus:
     expected: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def numbered(record: dict, columns: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """The labels of a record: names, or numbers of `classes`, in the first column that it has.
+def named(entry, columns: Sequence[str], classes: Sequence[str], ignored=()) -> tuple | None:
+    """The labels of an Entry (sources.py), in the first of the columns that it has; None where one
+    of `ignored` is among them.
 
-    Raises DataError: a name or number that is none of the classes.
+    Raises DataError: a label that is none of the classes; a number, too, since copies of a corpus
+    number its classes in orders of their own.
     """
-    found = next((record[c] for c in columns if record.get(c) not in (None, "")), ())
+    found = next((entry.fields[c] for c in columns if entry.fields.get(c) not in (None, "")), ())
     found = found if isinstance(found, list | tuple) else [found]
-    labels = []
-    for one in found:
-        text = str(one).strip()
-        if text in classes:
-            labels.append(text)
-        elif text.isdecimal() and int(text) < len(classes):
-            labels.append(classes[int(text)])
-        else:
-            raise DataError(f"{text!r} in column {'/'.join(columns)} is no class of this corpus")
-    return tuple(labels)
+    labels = tuple(str(one).strip() for one in found)
+    if set(labels) & set(ignored):
+        return None
+    for label in labels:
+        if label in classes:
+            continue
+        where = f"{entry.where}, {entry.name}: {label!r} in column {'/'.join(columns)}"
+        if label.lstrip("-").isdecimal():
+            raise DataError(f"{where} is a number, and nothing says of which class: {NUMBERS}")
+        raise DataError(f"{where} is no class of this corpus")
+    return labels
+
+
+NUMBERS = (
+    "give Parquet files whose metadata names the classes, as the Hugging Face hub writes them, or "
+    "labels in words"
+)

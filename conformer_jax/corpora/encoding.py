@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from conformer_jax.data.audio import plan_span, resample, span_length
+from conformer_jax.data.audio import part_of, plan_span, resample, span_length
 from conformer_jax.data.sound_file import BadAudio, OpenSound
 
 ENCODINGS = ("flac", "pcm16")
@@ -40,11 +40,17 @@ class Piece(NamedTuple):
     start_s: float
 
 
-def pieces(path, options: Options):
-    """Yields the Pieces of a recording, each when it has been decoded; raises BadAudio."""
+def pieces(path, options: Options, part=(0.0, None)):
+    """Yields the Pieces of a recording, each when it has been decoded; raises BadAudio.
+
+    part: start and end in s (None: the recording's), if only these are to be stored: as if cut out.
+    """
     with OpenSound(path) as sound:
-        frames, rate = sound.frames, sound.rate
-    first, end = _trimmed(path, frames, rate, options.trim_db) if options.trim_db else (0, frames)
+        rate = sound.rate
+        at, frames = part_of(part, sound)
+    first, end = 0, frames
+    if options.trim_db:
+        first, end = _trimmed(path, at, frames, rate, options.trim_db)
     wanted = options.sample_rate or rate
     begin = span_length(first, rate, wanted) if first else 0
     total = max(1, span_length(end, rate, wanted) - begin)
@@ -54,11 +60,11 @@ def pieces(path, options: Options):
         count = min(size, total - start)
         where, length, offset, keep = plan_span(frames, rate, wanted, begin + start, count)
         with OpenSound(path) as sound:  # anew: some formats decode from the beginning only
-            audio = sound.read(where, length)
+            audio = sound.read(at + where, length)
         audio = resample(audio, rate, wanted)[offset : offset + keep]
         # As loaders round what they read, so that batches of both are equal.
         pcm = np.clip(np.rint(audio * np.float32(32768)), -32768, 32767).astype("<i2")
-        yield Piece(pcm, wanted, (begin + start) / wanted)
+        yield Piece(pcm, wanted, at / rate + (begin + start) / wanted)
 
 
 def encode(piece: Piece, encoding: str) -> bytes:
@@ -89,12 +95,12 @@ def _starts(total, size, hop):
     return range(0, count * hop, hop)
 
 
-def _trimmed(path, frames, rate, trim_db):
-    """(first, end) of what is not silence, in samples of the recording; all of it if all is."""
+def _trimmed(path, at, frames, rate, trim_db):
+    """(first, end) of what is not silence, counted from sample `at`; all of it if all is."""
     size = max(1, round(_FRAME_S * rate))
     loudest, left = [], np.zeros(0, np.float32)
     with OpenSound(path) as sound:
-        for block in sound.stream(0, frames):
+        for block in sound.stream(at, frames):
             block = np.abs(np.concatenate([left, block]))
             whole = len(block) // size * size
             loudest.append(block[:whole].reshape(-1, size).max(1))

@@ -8,6 +8,7 @@ on after an interruption.
 import concurrent.futures
 import contextlib
 import csv
+import functools
 import json
 import logging
 import multiprocessing
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.corpora import metadata, shard
+from conformer_jax.corpora import metadata, places, shard
 from conformer_jax.data import prepared
 from conformer_jax.data.audio import DataError
 
@@ -29,10 +30,12 @@ _KEEP_FIRST = prepared.HELD_OUT_SPLITS  # copies of their clips are dropped else
 
 
 class Plan(NamedTuple):
-    """shards: path of the job of each, in order, by split."""
+    """shards: path of the job of each, in order, by split; jobs: digest of each by its path;
+    digest: of all that the data set follows from."""
 
     staging: pathlib.Path
     shards: dict[str, list[str]]
+    jobs: dict[str, str]
     digest: str
 
 
@@ -58,14 +61,15 @@ class Made(NamedTuple):
     duplicates: list
 
 
-def plan(folder, listing, options, shard_clips: int) -> Plan:
-    """Writes the jobs into the staging folder of `folder`; those that are there stay as they are.
+def plan(folder, listing, options, shard_clips: int, *, drop_duplicates: bool = False) -> Plan:
+    """Writes the jobs into the staging folder of `folder`, which nobody else may be at work in.
 
     Args:
       folder: <output>/<name>.
       listing: corpus.Listing, without the clips that are missing.
       options: encoding.Options.
       shard_clips: clips of a shard.
+      drop_duplicates: as `collect` is to be told.
     """
     staging = pathlib.Path(folder, STAGING)
     staging.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ def plan(folder, listing, options, shard_clips: int) -> Plan:
     by_split = {}
     for clip in listing.clips:
         by_split.setdefault(clip.split, []).append(clip)
-    shards, digests = {}, []
+    shards, jobs, state = {}, {}, functools.lru_cache(1 << 16)(places.state)
     for split, clips in by_split.items():
         # Shards of equal size; the clips of a source lie side by side, as they are read.
         count = -(-len(clips) // shard_clips)
@@ -81,12 +85,13 @@ def plan(folder, listing, options, shard_clips: int) -> Plan:
         for i in range(count):
             path = str(staging / f"{split}-{i:05d}.job")
             part = [
-                (c.id, [number[label] for label in c.labels], c.fold, c.source, c.place)
+                (c.id, [number[n] for n in c.labels], c.fold, c.source, c.place, state(c.place[:2]))
                 for c in clips[edges[i] : edges[i + 1]]
             ]
-            digests.append(shard.write_job(path, options, part))
+            jobs[path] = shard.write_job(path, options, part)
             shards.setdefault(split, []).append(path)
-    return Plan(staging, shards, shard._digest("".join(digests).encode()))
+    whole = json.dumps([list(jobs.values()), listing.classes, drop_duplicates])
+    return Plan(staging, shards, jobs, shard.digest_of(whole.encode()))
 
 
 def run(planned: Plan, work: Work) -> None:
@@ -157,7 +162,7 @@ def collect(planned: Plan, encoding: str, *, drop_duplicates: bool) -> Made:
         records[split], shards[split] = [], []
         for job in jobs:
             found = shard.read(pathlib.Path(job).with_suffix(".json"))
-            if found is None:
+            if found is None or found.job != planned.jobs[job]:
                 raise DataError(f"{job} was not made: run the same command again")
             made = [prepared.Record(*record) for record in found.records]
             shards[split].append((pathlib.Path(job).with_suffix(".array_record"), made))

@@ -2,15 +2,15 @@
 
 import pathlib
 
-from conformer_jax.corpora.corpus import Clip, Corpus, Listing
+from conformer_jax.corpora.corpus import NUMBERS, Clip, Corpus, Listing
 from conformer_jax.corpora.sources import split_of
 from conformer_jax.data.audio import DataError
 
 
 def _fsd50k(source):
     if source.kind != "folder":
-        return _of_entries(source, {"valid": "validation", "val": "validation", "eval": "eval",
-                                    "test": "eval"})  # fmt: skip
+        return _of_entries(source, {"eval": "eval", "test": "eval", "valid": "validation",
+                                    "val": "validation"})  # fmt: skip
     clips = []
     for table in ("dev.csv", "eval.csv"):
         for row in source.table(f"FSD50K.ground_truth/{table}", table):
@@ -48,7 +48,8 @@ def _of_entries(source, words):
     clips = []
     for entry in source.entries():
         split = str(entry.fields.get("split") or split_of(entry.where, words, "train"))
-        found = next((entry.fields[c] for c in ("labels", "label") if entry.fields.get(c)), "")
+        names = (entry.fields.get(c) for c in ("labels", "label"))
+        found = next((one for one in names if one not in (None, "", [])), "")
         stem = pathlib.PurePosixPath(entry.name).stem
         clips.append(
             Clip(
@@ -63,6 +64,9 @@ def _of_entries(source, words):
 
 def _labels(found):
     parts = found.split(",") if isinstance(found, str) else found
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    if any(isinstance(part, int) for part in parts):
+        raise DataError(f"the labels are numbers ({parts[0]}), of unknown classes: {NUMBERS}")
     return tuple(str(part).strip() for part in parts if str(part).strip())
 
 

@@ -24,7 +24,7 @@ _LEAST_S = 1.0  # of shorter clips, many of them single knocks, too many would b
 class Heard(NamedTuple):
     """loudness_db, peak_db: of full scale. silent: share of frames below SILENT_DB. clipped: share
     of samples that lie at full scale in runs of three or more. audio: hash of the samples.
-    trace: see there."""
+    trace: see there; None where it is not wanted."""
 
     seconds: float
     rate: int
@@ -33,10 +33,10 @@ class Heard(NamedTuple):
     silent: float
     clipped: float
     audio: int
-    trace: np.ndarray
+    trace: np.ndarray | None
 
 
-def hear(audio: np.ndarray, rate: int) -> Heard:
+def hear(audio: np.ndarray, rate: int, *, traced: bool = True) -> Heard:
     """Of float32 [n] in [-1, 1], at its own rate."""
     size = max(1, min(len(audio), round(_FRAME_S * rate)))
     frames = audio[: len(audio) // size * size].reshape(-1, size)
@@ -51,7 +51,7 @@ def hear(audio: np.ndarray, rate: int) -> Heard:
         float((levels < SILENT_DB).mean()),
         _clipped(audio),
         int.from_bytes(digest.digest(), "big"),
-        trace(audio, rate),
+        trace(audio, rate) if traced else None,
     )
 
 
@@ -80,6 +80,8 @@ def alike(traces: list[np.ndarray], block: int = 1024) -> list[tuple[int, int, f
     changes, how strongly each band varies how fast; only those that agree in it are shifted along
     each other.
     """
+    if not traces:
+        return []
     shapes = np.stack([_modulation(one) for one in traces])
     found = []
     for start in range(0, len(shapes), block):

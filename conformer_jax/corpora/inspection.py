@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.corpora import hearing
+from conformer_jax.corpora import any_sound, hearing, places
 from conformer_jax.data import prepared
 from conformer_jax.data.audio import BadAudio, DataError, audio_length, read_audio
-from conformer_jax.data.manifest import read_manifest
 
 LONGEST_S = 60.0  # of a longer recording the middle is heard
 UNLABELLED = "without a label"
@@ -33,7 +32,8 @@ class Listed(NamedTuple):
 
 class Survey(NamedTuple):
     """clips: Listed that could be heard; heard: hearing.Heard of each; bad: (id, reason); copies
-    and near: pairs of numbers of clips with equal audio, or alike (near with the cosine)."""
+    and near: pairs of numbers of clips with equal audio, or alike (near with the cosine);
+    compared: how many clips were searched for the latter."""
 
     clips: list
     heard: list
@@ -53,8 +53,12 @@ def listed(path) -> list[Listed]:
 def survey(clips: list[Listed], progress=None) -> Survey:
     """Hears all clips. progress: wraps the iterator, such as tqdm; None for nothing."""
     heard, kept, bad = [], [], []
+    # Traces take most of the memory: there are none of clips that are not compared.
+    chosen = np.linspace(0, len(clips) - 1, min(len(clips), _COMPARED)).round().astype(int)
+    traced = np.zeros(len(clips), bool)
+    traced[chosen] = True
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = pool.map(_hear, clips)
+        found = pool.map(_hear, clips, traced)
         for clip, one in zip(clips, progress(found) if progress else found, strict=True):
             if isinstance(one, str):
                 bad.append((clip.id, one))
@@ -64,13 +68,12 @@ def survey(clips: list[Listed], progress=None) -> Survey:
     if not kept:
         raise DataError(f"none of {len(bad)} clips can be read, such as {bad[0][0]}: {bad[0][1]}")
     copies = _copies(heard)
-    count = min(len(kept), _COMPARED)
-    chosen = np.unique(np.linspace(0, len(kept) - 1, count).round().astype(int))
+    chosen = [i for i, one in enumerate(heard) if one.trace is not None]
     same = set(copies)
     pairs = hearing.alike([heard[i].trace for i in chosen])
-    near = [(int(chosen[i]), int(chosen[j]), cosine) for i, j, cosine in pairs]
+    near = [(chosen[i], chosen[j], cosine) for i, j, cosine in pairs]
     near = sorted((pair for pair in near if pair[:2] not in same), key=lambda pair: -pair[2])
-    return Survey(kept, heard, bad, copies, near, count)
+    return Survey(kept, heard, bad, copies, near, len(chosen))
 
 
 def leaks(found: Survey) -> dict[str, list]:
@@ -158,17 +161,26 @@ def _classes(clips):
         yield _row("without a label", f"{without} clips")
 
 
-def _hear(clip):
+def _hear(clip, traced):
     try:
-        return hearing.hear(*clip.read())
+        return hearing.hear(*clip.read(), traced=bool(traced))
     except BadAudio as e:
         return str(e)
 
 
 def _of_manifest(path):
+    clips = list(any_sound.of_manifest(path))
+    has_splits = len({clip.split for clip in clips}) > 1
     return [
-        Listed(r.name, r.labels, "", r.fold, "", functools.partial(_read_file, r.path))
-        for r in read_manifest(path)
+        Listed(
+            clip.id,
+            clip.labels,
+            clip.split if has_splits else "",
+            clip.fold,
+            clip.source,
+            functools.partial(_read_file, clip.place[1], places.part(clip.place)),
+        )
+        for clip in clips
     ]
 
 
@@ -193,9 +205,9 @@ def _of_prepared(path):
     return clips
 
 
-def _read_file(path):
+def _read_file(path, part):
     _, rate = audio_length(path)
-    return read_audio(path, rate, round(LONGEST_S * rate), None), rate
+    return read_audio(path, rate, round(LONGEST_S * rate), None, part=part), rate
 
 
 def _copies(heard):

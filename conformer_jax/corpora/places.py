@@ -3,6 +3,7 @@
 A place is a tuple that JSON can hold, so that a worker on another machine finds the audio:
 
   ("file", path)                      a file of its own
+  ("file", path, start, end)          a part of one, in s; an end of None is the file's
   ("parquet", path, row group, row)   bytes in a column `audio` (of a struct: its `bytes`)
   ("tar", path, offset, size)         bytes of a member, by position: no name is ever unpacked
   ("h5", path, row)                   bytes in a data set `mp3`
@@ -15,6 +16,20 @@ import tempfile
 from conformer_jax.data.sound_file import BadAudio
 
 AUDIO_COLUMNS = ("audio", "flac", "mp3", "wav", "bytes")  # of a Parquet file, the first there is
+
+
+def part(place) -> tuple:
+    """(start, end) in s of the part of a file that a place is; (0.0, None) of all else."""
+    return tuple(place[2:]) if place and place[0] == "file" and place[2:] else (0.0, None)
+
+
+def state(place) -> tuple | None:
+    """(size, time of change in ns) of the file that holds it; None where there is none."""
+    try:
+        found = os.stat(place[1])
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class Reader:

@@ -8,11 +8,14 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 from conformer_jax.corpora import encoding, places
 from conformer_jax.data import content, prepared
 from conformer_jax.data.sound_file import BadAudio
+
+_IN_MEMORY = 64 << 20  # bytes of a clip; more of it waits on the disk
 
 
 class Result(NamedTuple):
@@ -28,23 +31,23 @@ class Result(NamedTuple):
 
 
 def write_job(path, options: encoding.Options, clips) -> str:
-    """Writes a job, unless it is there; returns its digest.
+    """Writes a job; returns its digest.
 
     Args:
       path: of the JSON file, `<shard>.job`.
       options: how audio is stored.
-      clips: list of (id, label numbers, fold, source, place).
+      clips: list of (id, label numbers, fold, source, place, state of the file of that place).
     """
     text = json.dumps({"options": options, "clips": clips})
     _write(pathlib.Path(path), text.encode())
-    return _digest(text.encode())
+    return digest_of(text.encode())
 
 
 def make(job_path: str) -> str:
     """Makes the shard of a job, unless its result is there; returns the path of the result."""
     job_path = pathlib.Path(job_path)
     text = job_path.read_bytes()
-    digest = _digest(text)
+    digest = digest_of(text)
     result_path = job_path.with_suffix(".json")
     if (found := read(result_path)) and found.job == digest:
         return str(result_path)
@@ -56,7 +59,7 @@ def make(job_path: str) -> str:
     writer = _writer(temporary, options.encoding)
     try:
         for clip in job["clips"]:
-            _add(clip, options, reader, writer, records, bad)
+            _add(clip, options, reader, writer, records, bad, shard.parent)
         writer.close()
         size = temporary.stat().st_size
         os.replace(temporary, shard)
@@ -93,41 +96,43 @@ def without(shard, target, leave_out, stored: str) -> int:
     return pathlib.Path(target).stat().st_size
 
 
-def _add(clip, options, reader, writer, records, bad):
-    """Writes the pieces of a clip; of one that breaks off, none."""
-    id_, labels, fold, source, place = clip
-    made = []
-    try:
-        with reader.path(place) as path:
-            digest = content.of_file(path)
-            for i, piece in enumerate(encoding.pieces(path, options)):
-                # Several pieces of a long recording are told apart by their number.
-                name = f"{id_}#{i}" if i or options.segment_s else id_
-                record = prepared.Record(
-                    name,
-                    digest,
-                    encoding.audio_hash(piece),
-                    len(piece.pcm),
-                    piece.rate,
-                    labels,
-                    fold,
-                    source or id_,
-                    piece.start_s,
-                )
-                made.append((record, encoding.encode(piece, options.encoding)))
-                if len(made) > 1:  # a long recording: kept in memory no longer than need be
-                    _flush(made[:-1], writer, records)
-                    del made[:-1]
-    except BadAudio as e:
-        bad.append((id_, str(e)))
-        return
-    _flush(made, writer, records)
+def _add(clip, options, reader, writer, records, bad, folder):
+    """Writes the pieces of a clip; of one that breaks off, none: they wait in a file till then."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder) as waiting:
+        try:
+            made = list(_pieces(clip, options, reader, waiting))
+        except BadAudio as e:
+            bad.append((clip[0], str(e)))
+            return
+        waiting.seek(0)
+        for record, size in made:
+            writer.write(waiting.read(size))
+            records.append(record)
 
 
-def _flush(made, writer, records):
-    for record, audio in made:
-        writer.write(prepared.serialize(record, audio))
-        records.append(record)
+def _pieces(clip, options, reader, waiting):
+    """Yields (prepared.Record, size in bytes) of the pieces of a clip, once they are in `waiting`;
+    raises BadAudio."""
+    id_, labels, fold, source, place, _ = clip
+    with reader.path(place) as path:
+        # Of a part that of the whole file, too: both lie on one side of a split.
+        digest = content.of_file(path)
+        for i, piece in enumerate(encoding.pieces(path, options, places.part(place))):
+            # Several pieces of a long recording are told apart by their number.
+            name = f"{id_}#{i}" if i or options.segment_s else id_
+            record = prepared.Record(
+                name,
+                digest,
+                encoding.audio_hash(piece),
+                len(piece.pcm),
+                piece.rate,
+                labels,
+                fold,
+                source or id_,
+                piece.start_s,
+            )
+            audio = encoding.encode(piece, options.encoding)
+            yield record, waiting.write(prepared.serialize(record, audio))
 
 
 def _writer(path, stored):
@@ -138,7 +143,8 @@ def _writer(path, stored):
     return ArrayRecordWriter(str(path), options)
 
 
-def _digest(text) -> str:
+def digest_of(text: bytes) -> str:
+    """Of a job, or of a plan."""
     return hashlib.sha256(text).hexdigest()[:16]
 
 

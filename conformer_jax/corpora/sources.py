@@ -13,6 +13,7 @@ import difflib
 import json
 import os
 import pathlib
+import re
 import tarfile
 from typing import NamedTuple
 
@@ -170,11 +171,16 @@ def split_of(where: str, names: dict[str, str], otherwise: str) -> str:
 
     Args:
       where: the path.
-      names: words to look for, in this order, and the splits that they mean.
+      names: words to look for, in this order, and the splits that they mean. Those that begin where
+        a word of the path begins come first, and else the longest: 'val' is not what is meant in
+        'eval'.
       otherwise: where there is none of them.
     """
     lowered = where.lower()
-    return next((split for word, split in names.items() if word in lowered), otherwise)
+    begin = (word for word in names if re.search(rf"(?<![a-z]){re.escape(word)}", lowered))
+    within = (word for word in sorted(names, key=len, reverse=True) if word in lowered)
+    word = next(begin, None) or next(within, None)
+    return otherwise if word is None else names[word]
 
 
 def _files(path, extensions):
@@ -197,15 +203,45 @@ def _parquet(file):
         if audio is None:
             raise DataError(f"{file} has no column {' or '.join(AUDIO_COLUMNS)}")
         others = [name for name in names if name != audio]
+        classes = _class_names((opened.schema_arrow.metadata or {}).get(b"huggingface"))
         path = f"{audio}.path"  # read without the bytes beside it
         has_path = path in {opened.schema.column(i).path for i in range(len(opened.schema))}
         for group in range(opened.num_row_groups):
             columns = [*others, path] if has_path else others
             rows = opened.read_row_group(group, columns=columns).to_pylist()
             for row, fields in enumerate(rows):
+                for column in classes.keys() & fields.keys():
+                    fields[column] = _in_words(fields[column], classes[column])
                 inner = fields.pop(audio, None) or {}
                 name = inner.get("path") or f"{file.stem}/{group}/{row}"
                 yield name, fields, ("parquet", str(file), group, row)
+
+
+def _class_names(text) -> dict[str, list[str]]:
+    """Names of the classes, by column, of what the library `datasets` notes in a file's schema."""
+    try:
+        features = json.loads(text or b"{}")["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    found = {}
+    for column, feature in features.items():
+        # A list of classes: {"feature": ..., "_type": "Sequence" or "List"}, or [...].
+        inner = feature[0] if isinstance(feature, list) and feature else feature
+        inner = inner.get("feature", inner) if isinstance(inner, dict) else {}
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
+            found[column] = inner["names"]
+    return found
+
+
+def _in_words(value, names):
+    """Of a number, or a list of them, the classes' names; None of -1, which is no label."""
+    if isinstance(value, list):
+        return [name for one in value if (name := _in_words(one, names)) is not None]
+    if not isinstance(value, int):
+        return value
+    if value >= len(names):
+        raise ValueError(f"class {value} of {len(names)}")
+    return names[value] if value >= 0 else None
 
 
 def _tar(file):

@@ -2,13 +2,14 @@
 
 import pathlib
 
-from conformer_jax.corpora.corpus import Clip, Corpus, Listing, numbered
+from conformer_jax.corpora.corpus import Clip, Corpus, Listing, named
 from conformer_jax.corpora.sources import split_of
 
 _WORDS = """
     backward bed bird cat dog down eight five follow forward four go happy house learn left marvin
     nine no off on one right seven sheila six stop three tree two up visual wow yes zero"""
 CLASSES = tuple(_WORDS.split())
+_NO_WORDS = ("_silence_", "_background_noise_")  # noise, which the hub has beside the words
 _SPLITS = {"valid": "validation", "dev": "validation", "test": "test"}
 
 
@@ -27,7 +28,9 @@ def _listing(source):
                 clips.append(_clip(name, lists[name], (word,), entry.place))
             continue
         split = split_of(entry.where, _SPLITS, "train")
-        labels = numbered(entry.fields, ("label", "labels", "class"), CLASSES)
+        labels = named(entry, ("label", "labels", "class"), CLASSES, ignored=_NO_WORDS)
+        if labels is None:
+            continue
         clips.append(_clip(entry.name, split, labels or (word,), entry.place))
     there = {clip.id for clip in clips}
     for name, split in lists.items():  # listed for evaluation, and not there

@@ -171,7 +171,7 @@ def _raven(path, skipped, column):
                 f"{path} has no column {missing} (columns: {', '.join(first)}): name the one with "
                 f"the labels by --label_column"
             )
-    marks = []
+    marks, without = [], []
     records = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, record in enumerate(records, 2):
         where = f"{path}, line {number}"
@@ -185,6 +185,12 @@ def _raven(path, skipped, column):
             start, end = offset[0], round(offset[0] + end - start, 6)
         label = " ".join((record[wanted] or "").split())
         marks.append(Mark(file, start, end, label, where))
+        without += [where] if file and not record.get(_OFFSET) else []
+    if without and len({mark.file for mark in marks if mark.file}) > 1:
+        raise DataError(
+            f"{without[0]}: the table is of several files, and where in its own this selection "
+            f"lies is not said: save it from Raven with the column '{_OFFSET}'"
+        )
     return marks
 
 

@@ -136,14 +136,14 @@ def read_audio(
     """
     with OpenSound(path) as sound:
         rate = sound.rate
-        begin, frames = _part(part, sound)
+        begin, frames = part_of(part, sound)
         first, count, offset, keep = plan_crop(frames, rate, sample_rate, num_samples, position)
         audio = sound.read(begin + first, count)
     return resample(audio, rate, sample_rate)[offset : offset + keep]
 
 
-def _part(part, sound):
-    """The first sample of a part, and how many it has."""
+def part_of(part, sound) -> tuple[int, int]:
+    """The first sample of a part of an OpenSound, and how many it has; raises BadAudio."""
     start, end = part
     begin = round(start * sound.rate)
     stop = sound.frames if end is None else round(end * sound.rate)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened
+from conformer_jax.data.content import of_name
+from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened, text_of
 
 
 def choose(
@@ -13,9 +14,10 @@ def choose(
 
     `train_folds` and `eval_folds` name folds or splits. Without eval_folds the split 'validation'
     is held out where there is one; else 'test', else 'eval'; else a share of the clips by their
-    contents, the same clips as of a manifest of the same files (holdout.py). A split by which
-    papers judge is trained on only where train_folds names it, and then the next one is held out.
-    What is held out is not trained on, unless both name it.
+    contents, the same clips as of a manifest of the same files (holdout.py), but that clips of one
+    source (a recording, a speaker) stay together. A split by which papers judge is trained on only
+    where train_folds names it, and then the next one is held out. What is held out is not trained
+    on, unless both name it.
 
     Args:
       labelled_only: leave out records without a label.
@@ -72,13 +74,16 @@ def _check(opened, train_folds, eval_folds):
 
 def _by_share(opened, records, share):
     """As holdout._split_by_share, of many clips at once."""
-    contents = {split: opened.index[split].content[part] for split, part in records.items()}
-    whole = np.concatenate(list(contents.values()))
-    if len(np.unique(whole)) < 2 or not 0 <= share < 1:
+    whole = _numbers_of_groups(opened, records)
+    count = len(np.unique(whole))
+    if count < 2 or not 0 <= share < 1:
+        what = "that belong together (copies, or of one source) " if count < len(whole) else ""
         raise DataError(
-            f"{opened.folder}: holding out {share:g} of {len(whole)} clip(s) leaves none to train "
-            "on; add clips or lower config.data.eval_share"
+            f"{opened.folder}: holding out {share:g} of {len(whole)} clip(s) {what}leaves none to "
+            "train on; add clips, lower config.data.eval_share or name config.data.eval_folds"
         )
+    edges = np.cumsum([0, *map(len, records.values())])
+    contents = {split: whole[edges[i] : edges[i + 1]] for i, split in enumerate(records)}
     edge = np.uint64(int(share * 2.0**64))
     below = int((whole < edge).sum())
     if not below:  # the lowest one
@@ -88,3 +93,33 @@ def _by_share(opened, records, share):
     held_out = {s: part[contents[s] < edge] for s, part in records.items()}
     train = {s: part[contents[s] >= edge] for s, part in records.items()}
     return train, held_out
+
+
+def _numbers_of_groups(opened, records):
+    """uint64 [n]: of each record a number below 2^64 that decides its side, equal for all that
+    share a source or their content, directly or through others; of one that stands alone its
+    content."""
+    content = np.concatenate([opened.index[s].content[part] for s, part in records.items()])
+    groups = _sources(opened, records), np.unique(content, return_inverse=True)[1]
+    lowest, before = content.copy(), None
+    while before is None or not np.array_equal(lowest, before):
+        before = lowest.copy()
+        for members in groups:
+            of_group = np.full(members.max(initial=0) + 1, 2**64 - 1, np.uint64)
+            np.minimum.at(of_group, members, lowest)
+            lowest = of_group[members]
+    # The lowest of several is no fair draw: groups of many clips would be held out more often.
+    mixed = set(np.unique(lowest[lowest != content]).tolist())
+    number = {value: of_name(f"{value:016x}") for value in mixed}
+    return np.fromiter((number.get(v, v) for v in lowest.tolist()), np.uint64, len(lowest))
+
+
+def _sources(opened, records):
+    """int64 [n]: equal numbers for records of one source; those without one have their own."""
+    numbers, found = {}, []
+    for split, part in records.items():
+        index = opened.index[split]
+        for i in part:
+            text = text_of(index.sources, index.source_starts, i)
+            found.append(numbers.setdefault(text or len(found), len(numbers)))
+    return np.array(found, np.int64)

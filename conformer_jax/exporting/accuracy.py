@@ -18,6 +18,9 @@ class Clips:
       path: of the manifest.
       folds: values of its column `fold`; () takes all.
 
+    Attributes:
+      bad: of each clip that could not be read, its name and why.
+
     Raises:
       UserError: no manifest, no clip with labels, or labels that the model does not know.
     """
@@ -29,18 +32,23 @@ class Clips:
             raise UserError(f"{path}: no clip with a label{' in these folds' if folds else ''}")
         names = list(model.label_names)
         labels.check_names({name for row in rows for name in row.labels}, names, str(path))
-        self.audio, self.labels, self.bad = [], [], 0
+        self.audio, self.labels, self.bad = [], [], []
         samples = round(model.window_s * model.sample_rate)
         for row in rows:
             try:
-                clip = files.read_audio(row.path, model.sample_rate, samples, None)
-            except BadAudio:
-                self.bad += 1
+                clip = files.read_audio(
+                    row.path, model.sample_rate, samples, None, part=(row.start, row.end)
+                )
+            except BadAudio as error:
+                self.bad.append(f"{row.name}: {error}")
                 continue
-            self.audio.append(np.rint(clip * 32767).astype(np.int16))  # half the memory
+            # Files of floats may go beyond full scale.
+            self.audio.append(
+                np.rint(np.clip(clip, -1, 1) * 32767).astype(np.int16)
+            )  # half the memory
             self.labels.append([float(name in row.labels) for name in names])
         if not self.audio:
-            raise UserError(f"{path}: no clip could be read")
+            raise UserError(f"{path}: no clip could be read, such as {self.bad[0]}")
 
     def figures(self, run) -> dict[str, float]:
         """Accuracy, mAP and the like of an exported function."""

@@ -10,6 +10,8 @@ const file = document.getElementById("file");
 const microphone = document.getElementById("microphone");
 const heard = document.getElementById("heard");
 let session, listening = null;
+let latest = 0; // number of what was begun last: what was begun before shows nothing more
+let turn = Promise.resolve(); // a session hears one thing at a time
 
 async function start() {
   if (typeof ort === "undefined") {
@@ -24,12 +26,13 @@ async function start() {
   say("Ready.");
 }
 
-async function probabilities(samples) {
-  const found = await session.run({
+function probabilities(samples) {
+  const found = turn.then(() => session.run({
     audio: new ort.Tensor("float32", samples, [1, samples.length]),
     num_samples: new ort.Tensor("int32", Int32Array.of(samples.length), [1]),
-  });
-  return found.probabilities.data;
+  })).then((values) => values.probabilities.data);
+  turn = found.catch(() => {});
+  return found;
 }
 
 function show(start, end, values, first) {
@@ -59,57 +62,96 @@ function mono(buffer) {
 }
 
 async function tagFile(chosen) {
+  if (listening) listening();
+  const run = ++latest;
+  try {
+    await tagWindows(chosen, () => run === latest);
+  } catch (error) {
+    if (run === latest) throw error;
+  }
+}
+
+async function tagWindows(chosen, wanted) {
   heard.replaceChildren();
   say(`Reading ${chosen.name} …`);
   // A context of the model's rate resamples what it decodes.
   const context = new OfflineAudioContext(1, 1, rate);
   const samples = mono(await context.decodeAudioData(await chosen.arrayBuffer()));
-  for (let at = 0; at < samples.length; at += size) {
+  for (let at = 0; at < samples.length && wanted(); at += size) {
     const part = samples.slice(at, at + size);
-    show(at / rate, (at + part.length) / rate, await probabilities(part), false);
+    const values = await probabilities(part);
+    if (!wanted()) return;
+    show(at / rate, (at + part.length) / rate, values, false);
     say(`${Math.min(100, Math.round(100 * (at + size) / samples.length))} % of ${chosen.name}`);
   }
-  say(`Done: ${chosen.name}`);
+  if (wanted()) say(`Done: ${chosen.name}`);
 }
 
 // The newest window, once a second; a worklet hands on what the microphone hears.
 async function listen() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  const context = new AudioContext({ sampleRate: rate });
+  const run = ++latest;
+  let stream, context, timer;
+  const close = () => {
+    clearInterval(timer);
+    if (stream) stream.getTracks().forEach((track) => track.stop());
+    if (context) context.close();
+    listening = null;
+    microphone.textContent = "listen to the microphone";
+  };
+  microphone.disabled = true; // until it is known whether it may be heard
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    context = new AudioContext({ sampleRate: rate });
+    const newest = await tap(stream, context);
+    if (run !== latest) { close(); return; } // a file was chosen meanwhile
+    timer = hearEachSecond(newest, () => run === latest, (error) => { close(); failed(error); });
+  } catch (error) {
+    close();
+    throw error;
+  } finally {
+    microphone.disabled = false;
+  }
+  listening = () => { latest += 1; close(); say("Ready."); };
+  heard.replaceChildren();
+  microphone.textContent = "stop listening";
+  say("Listening …");
+}
+
+// What the microphone hears: the newest window, and how many samples there were.
+async function tap(stream, context) {
   const worklet = 'registerProcessor("tap", class extends AudioWorkletProcessor {' +
     "process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice());" +
     "return true; } });";
   const address = URL.createObjectURL(new Blob([worklet], { type: "text/javascript" }));
   await context.audioWorklet.addModule(address);
-  const tap = new AudioWorkletNode(context, "tap");
-  const newest = new Float32Array(size);
-  let total = 0;
-  tap.port.onmessage = ({ data }) => {
-    newest.copyWithin(0, data.length);
-    newest.set(data, size - data.length);
-    total += data.length;
+  const node = new AudioWorkletNode(context, "tap");
+  const newest = { samples: new Float32Array(size), total: 0 };
+  node.port.onmessage = ({ data }) => {
+    newest.samples.copyWithin(0, data.length);
+    newest.samples.set(data, size - data.length);
+    newest.total += data.length;
   };
-  context.createMediaStreamSource(stream).connect(tap).connect(context.destination);
-  heard.replaceChildren();
-  microphone.textContent = "stop listening";
-  say("Listening …");
+  context.createMediaStreamSource(stream).connect(node).connect(context.destination);
+  return newest;
+}
+
+function hearEachSecond(newest, wanted, onError) {
   let busy = false;
-  const timer = setInterval(async () => {
-    if (busy || total < rate / 2) return;
+  return setInterval(async () => {
+    if (busy || newest.total < rate / 2) return;
     busy = true;
-    const known = Math.min(total, size), end = total / rate;
-    show(end - known / rate, end, await probabilities(newest.slice(size - known)), true);
-    while (heard.rows.length > 20) heard.deleteRow(-1);
-    busy = false;
+    try {
+      const known = Math.min(newest.total, size), end = newest.total / rate;
+      const values = await probabilities(newest.samples.slice(size - known));
+      if (!wanted()) return;
+      show(end - known / rate, end, values, true);
+      while (heard.rows.length > 20) heard.deleteRow(-1);
+    } catch (error) {
+      if (wanted()) onError(error);
+    } finally {
+      busy = false;
+    }
   }, 1000);
-  listening = () => {
-    clearInterval(timer);
-    stream.getTracks().forEach((track) => track.stop());
-    context.close();
-    listening = null;
-    microphone.textContent = "listen to the microphone";
-    say("Ready.");
-  };
 }
 
 const failed = (error) => say(`That did not work: ${error.message || error}`);

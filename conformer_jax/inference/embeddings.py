@@ -66,9 +66,10 @@ class Store:
         vectors = np.ascontiguousarray(vectors, np.float32)
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
+        name = written(name)
         for i in range(len(vectors)):
             writer.writerow((name, f"{start[i]:.3f}", f"{end[i]:.3f}", self.rows + i))
-        text = lines.getvalue().encode("utf-8", "backslashreplace")
+        text = lines.getvalue().encode()
         try:
             _append(self.folder / VECTORS, vectors.tobytes())
             _append(self.folder / TABLE, text)
@@ -106,8 +107,7 @@ class Store:
         _overwrite(self.folder / VECTORS, header)
 
     def _known_files(self):
-        with open(self.folder / TABLE, encoding="utf-8", newline="") as file:
-            return {record["file"] for record in csv.DictReader(file)}
+        return _files_of(self.folder, self._bytes)
 
     def _state_of_the_same(self):
         state = read_state(self.folder)
@@ -132,6 +132,37 @@ class Store:
         temporary = self.folder / (STATE + ".tmp")
         temporary.write_text(json.dumps(state, indent=1) + "\n")
         os.replace(temporary, self.folder / STATE)
+
+
+def written(name: str) -> str:
+    """A file's name as the table has it: bytes of it that are no text are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def check_recordings(folder, recordings, names) -> None:
+    """Raises UserError where the folder holds embeddings of another folder's recordings.
+
+    Where all the files that they are of lie in `recordings`, too, these have only been moved.
+
+    Args:
+      folder: of the embeddings; there may be none.
+      recordings: the folder that is to be heard.
+      names: of its files, relative to it.
+    """
+    state = read_state(folder)
+    before = state and state["origin"].get("recordings")
+    if not before or os.path.realpath(before) == os.path.realpath(recordings):
+        return
+    try:
+        stored = _files_of(pathlib.Path(folder), state["bytes"])
+    except OSError as error:
+        raise UserError(f"{folder} is damaged ({error}): delete it, embed again") from error
+    if gone := sorted(stored - set(map(written, names))):
+        raise UserError(
+            f"{folder} holds embeddings of {before}, {len(gone)} of whose {len(stored)} files are "
+            f"not in {recordings}, such as {gone[0]}: choose another --output, or say --moved if "
+            f"these are the same recordings in another place"
+        )
 
 
 def check_folder(folder) -> None:
@@ -161,6 +192,13 @@ def read_state(folder) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete the folder, embed again") from error
     return state
+
+
+def _files_of(folder, size) -> set[str]:
+    """Names in the first `size` bytes of the table, which are whole."""
+    with open(folder / TABLE, "rb") as file:
+        text = file.read(size).decode("utf-8", "replace")
+    return {record["file"] for record in csv.DictReader(io.StringIO(text, newline=""))}
 
 
 def _append(path, content: bytes):

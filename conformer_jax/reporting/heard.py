@@ -36,7 +36,7 @@ def stretches(events, duration: float, most_s: float) -> list[tuple[float, float
     """What to hear of a recording that is too long for a page.
 
     The surest event of every label, then the second of every label, and so on, each with a second
-    around it, until they fill `most_s`; the beginning, where there is none.
+    around it, as far as they fit into `most_s`; the beginning, where there is none.
 
     Args:
       events: of Event.
@@ -57,11 +57,14 @@ def stretches(events, duration: float, most_s: float) -> list[tuple[float, float
     kept = []
     for _, _, event in sorted(queue, key=lambda entry: entry[:2]):
         first = max(event.start - _AROUND_S, 0)
-        last = min(event.end + _AROUND_S, first + _LONGEST_S, duration)
+        last = min(event.end + _AROUND_S, first + min(_LONGEST_S, most_s), duration)
         together = _joined([*kept, (first, last)])
-        if sum(b - a for a, b in together) > most_s:
-            break
+        seconds = sum(b - a for a, b in together)
+        if seconds > most_s:
+            continue
         kept = together
+        if most_s - seconds < 1:  # full
+            break
     return kept or [(0.0, min(most_s, _LONGEST_S))]
 
 

@@ -148,3 +148,42 @@ def test_what_is_no_archive_is_named(tmp_path):
         path.write_text("nothing of the kind")
         with pytest.raises(DataError, match=rf"x\.{extension} cannot be read as {kind}"):
             list(sources.open_source(f"{kind}:{path}").entries())
+
+
+def test_a_shard_of_eval_is_none_of_val(tmp_path):
+    """FSD50K as tar shards: 'val' is in 'eval', too."""
+    for shard in ("train-00", "val-00", "eval-00", "FSDeval-01"):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for name, content in ((f"{shard}.wav", sound(1)), (f"{shard}.txt", b"Bark")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    listing = CORPORA["fsd50k"].listing(sources.open_source(f"tar:{tmp_path}"))
+    assert {clip.id: clip.split for clip in listing.clips} == {
+        "train-00": "train",
+        "val-00": "validation",
+        "eval-00": "eval",
+        "FSDeval-01": "eval",
+    }
+
+
+@pytest.mark.parametrize("column", [[1, 0, 2], [[1], [0], []]])
+def test_numbers_of_classes_are_in_the_order_that_the_file_states(tmp_path, column):
+    """Speech Commands on the hub numbers its words otherwise than ours, and has silence."""
+    feature = {"names": ["yes", "cat", "_silence_"], "_type": "ClassLabel"}
+    if isinstance(column[0], list):
+        feature = {"feature": feature, "_type": "List"}
+    audio = [{"bytes": sound(i), "path": f"{i}_nohash_0.wav"} for i in range(3)]
+    table = pa.table({"audio": audio, "label": column})
+    noted = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    )
+    pq.write_table(noted, tmp_path / "train-0.parquet")
+    source = f"parquet:{tmp_path}"
+    listing = CORPORA["speech_commands"].listing(sources.open_source(source))
+    assert [clip.labels[0] for clip in listing.clips][:2] == ["cat", "yes"]
+    assert CORPORA["any"].listing(sources.open_source(source)).clips[0].labels == ("cat",)
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    for corpus in ("speech_commands", "fsd50k"):
+        with pytest.raises(DataError, match=r"number.*whose metadata names the classes"):
+            CORPORA[corpus].listing(sources.open_source(source))

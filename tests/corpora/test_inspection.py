@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from conformer_jax import inspect, prepare
-from conformer_jax.corpora import hearing
+from conformer_jax.corpora import hearing, inspection
 
 RATE = 16000
 
@@ -78,3 +78,43 @@ def test_a_manifest_and_what_was_prepared_from_it(folder, tmp_path, capsys, monk
     assert "equal audio      1: 0.wav = 4.wav" in again
     assert "alike            1: 3.wav = 5.wav" in again
     assert inspect.main([str(tmp_path / "nowhere")]) == 1
+
+
+def test_parts_and_groups_of_a_manifest(folder, tmp_path, capsys):
+    """Two parts of a file in two folds, a group on two sides of a split: both are leaks."""
+    for i in range(3):
+        (tmp_path / f"{i}.wav").write_bytes((folder / f"{i}.wav").read_bytes())
+    (tmp_path / "m.csv").write_text(
+        "path,start,end,fold,split,group\n0.wav,0,1,1,train,\n0.wav,1.5,2,2,train,\n"
+        "1.wav,,,1,train,g\n2.wav,,,1,test,g\n"
+    )
+    assert inspect.main([str(tmp_path / "m.csv"), "--page="]) == 0
+    text = capsys.readouterr().out
+    assert "splits           test 1, train 3" in text
+    assert "ACROSS SPLITS    same recording: 2: 0.wav#t=0,1 = 0.wav#t=1.5,2, 1.wav = 2.wav" in text
+    seconds = [
+        one.seconds for one in inspection.survey(inspection.listed(tmp_path / "m.csv")).heard
+    ]
+    assert seconds == pytest.approx([1, 0.5, 2, 2])
+
+
+def test_only_compared_clips_have_traces(folder, monkeypatch):
+    monkeypatch.setattr(inspection, "_COMPARED", 2)
+    found = inspection.survey(inspection.listed(folder / "manifest.csv"))
+    assert (found.compared, len(found.heard)) == (1, 6)  # the other one is bad.wav
+    assert [one.trace is not None for one in found.heard] == [True, *[False] * 5]
+
+
+def test_mistakes_are_said_before_anything_is_heard(folder, tmp_path, capsys, monkeypatch):
+    page, manifest = tmp_path / "page.html", str(folder / "manifest.csv")
+    assert inspect.main([manifest, f"--page={page}", "--examples=0"]) == 0
+    assert "<audio" not in page.read_text()
+    monkeypatch.setattr(inspection, "survey", None)
+    for flags, words in (
+        ([f"--page={page}"], "--overwrite replaces it"),
+        ([f"--page={manifest}", "--overwrite"], "is what is read"),
+        ([f"--page={tmp_path}/no/x.html"], "there is no folder"),
+        (["--page=", "--examples=-1"], "0 or more"),
+    ):
+        assert inspect.main([manifest, *flags]) == 1
+        assert words in capsys.readouterr().err

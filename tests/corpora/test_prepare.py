@@ -11,9 +11,11 @@ import pytest
 import soundfile
 
 from conformer_jax import prepare
-from conformer_jax.corpora import engine, shard
+from conformer_jax.corpora import encoding, engine, shard
+from conformer_jax.corpora.corpus import Clip, Listing
 from conformer_jax.data import prepared
 from conformer_jax.data.audio import read_audio
+from conformer_jax.training import lock
 
 RATE = 16000
 
@@ -229,3 +231,67 @@ def test_a_damaged_corpus_is_said_to_be(output, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(prepared.DataError, match="holds no prepared corpus"):
         opened(tmp_path / "empty")
+
+
+ONE = ("--engine=processes", "--workers=1")
+
+
+def test_parts_of_a_manifest_are_stored_as_parts_of_one_source(tmp_path):
+    audio = noise(7, 4.0)
+    soundfile.write(tmp_path / "day.wav", audio, RATE, subtype="PCM_16")
+    (tmp_path / "m.csv").write_text(
+        "path,label,start,end,group\nday.wav,a,0.5,1.25,\nday.wav,b,3,,\nday.wav,c,,,g\n"
+    )
+    assert run("any", f"manifest:{tmp_path / 'm.csv'}", tmp_path / "out", *ONE) == 0
+    found = opened(tmp_path / "out")
+    index = found.index["train"]
+    assert ids_of(found) == ["day.wav#t=0.5,1.25", "day.wav#t=3", "day.wav"]
+    assert [prepared.text_of(index.sources, index.source_starts, i) for i in range(3)] == [
+        "day.wav",
+        "day.wav",
+        "g",
+    ]
+    source = prepared.PreparedSource(found, {"train": np.arange(3)}, RATE)
+    for i, part in enumerate([(0.5, 1.25), (3.0, None), (0.0, None)]):
+        wanted = read_audio(tmp_path / "day.wav", RATE, part=part)
+        assert np.array_equal(source.read(i, None, 0.0), wanted)
+
+
+def test_a_finished_corpus_is_not_taken_for_one_of_other_audio_or_classes(tmp_path, capsys):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    path = tmp_path / "in" / "a" / "x.wav"
+    soundfile.write(path, noise(1), RATE)
+    source, out = f"folder:{tmp_path / 'in'}", tmp_path / "out"
+    assert run("any", source, out, *ONE) == 0
+    assert run("any", source, out, *ONE) == 0
+    assert run("any", source, out, *ONE, "--drop_duplicates") == 1
+    soundfile.write(path, noise(2), RATE)
+    assert run("any", source, out, *ONE) == 1
+    assert "of audio that has changed since" in capsys.readouterr().err
+
+
+def test_a_recording_that_breaks_off_leaves_no_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("conformer_jax.corpora.encoding.LONGEST_S", 0.5)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "whole.flac", noise(1), RATE)
+    soundfile.write(tmp_path / "in" / "cut.flac", noise(2, 4.0), RATE)
+    content = (tmp_path / "in" / "cut.flac").read_bytes()
+    (tmp_path / "in" / "cut.flac").write_bytes(content[: len(content) * 3 // 4])
+    assert run("any", f"folder:{tmp_path / 'in'}", tmp_path / "out", *ONE) == 0
+    found = opened(tmp_path / "out")
+    assert ids_of(found) == ["whole.flac", "whole.flac#1"]
+    assert "cut.flac" in (found.folder / engine.LEFT_OUT).read_text()
+
+
+def test_two_at_once_do_not_mix_their_shards(tree, tmp_path, capsys):
+    with lock.alone(tmp_path / "any", "--output"):
+        assert run("any", f"folder:{tree}", tmp_path, *ONE) == 1
+    assert "another run is at work there" in capsys.readouterr().err
+    clip = Clip("a", "train", place=("file", str(tree / "bird" / "0.wav")))
+    listing, options = Listing([clip], ()), encoding.Options()
+    first = engine.plan(tmp_path / "x", listing, options, 10)
+    engine.run(first, engine.Work("processes", 1))
+    second = engine.plan(tmp_path / "x", listing, options._replace(encoding="pcm16"), 10)
+    engine.collect(first, "flac", drop_duplicates=False)
+    with pytest.raises(prepared.DataError, match="was not made"):
+        engine.collect(second, "pcm16", drop_duplicates=False)

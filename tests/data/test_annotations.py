@@ -99,6 +99,12 @@ def test_selection_tables_of_one_file_and_of_several(tmp_path, capsys):
     assert "has no column Call (columns: Selection, View" in said
     for path in tmp_path.glob("*.txt"):
         path.unlink()
+    (tmp_path / "all.txt").write_text(
+        "Begin Time (s)\tEnd Time (s)\tBegin File\tSpecies\n0\t1\ta.wav\towl\n5\t6\tb.wav\towl\n"
+    )
+    said = rows_of(tmp_path, capsys, "--annotations=raven", code=1)
+    assert "all.txt, line 2: the table is of several files" in said
+    (tmp_path / "all.txt").unlink()
     said = rows_of(tmp_path, capsys, "--annotations=raven", code=1)
     assert "contains no annotated recording" in said
 

@@ -151,11 +151,12 @@ def test_many_clips_open_without_looking_at_each(tmp_path):
     count = 200_000
     starts = np.arange(count + 1, dtype=np.int64)
     fixed = np.frombuffer(b"x" * count, np.uint8)
+    each = np.frombuffer(b"".join(b"%08d" % i for i in range(count)), np.uint8)
     draw = np.random.default_rng(0)
     index = prepared.Index(
         draw.integers(0, 2**63, count).astype(np.uint64), starts[:-1].astype(np.uint64),
         np.full(count, 160000), np.full(count, RATE, np.int32), np.zeros(count, np.int32),
-        np.array([""]), np.zeros(count, np.int32), starts, fixed, starts, fixed, starts,
+        np.array([""]), np.zeros(count, np.int32), starts, fixed, starts, each, 8 * starts,
     )  # fmt: skip
     np.savez(tmp_path / "clips-train.npz", **index._asdict())
     (tmp_path / "summary.json").write_text('{"shards": {"train": []}, "classes": ["a"]}')
@@ -176,3 +177,24 @@ def test_the_report_says_which_clips_a_run_used(corpus):
 
 def test_the_default_is_no_prepared_corpus():
     assert base.get_config().data.prepared == ""
+
+
+def test_a_share_keeps_what_is_of_one_source_together():
+    draw = np.random.default_rng(0)
+    contents = [int(draw.integers(2**64, dtype=np.uint64)) for _ in range(400)]
+    contents[7] = contents[390]  # a copy in another source: these two lie together, then
+    records = [
+        prepared.Record(f"{i}", c, i, 1, RATE, [0], "", f"speaker:{i // 5}", 0.0)
+        for i, c in enumerate(contents)
+    ]
+    halves = {"a": prepared.make_index(records[:198]), "b": prepared.make_index(records[198:])}
+    found = prepared.Opened("x", {}, {}, {}, halves)
+    train, held_out = prepared_split.choose(found, (), (), 0.2, labelled_only=False)
+    sides = [
+        {i // 5 for i in (*part["a"].tolist(), *(part["b"] + 198).tolist())}
+        for part in (train, held_out)
+    ]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(range(80))
+    assert (1 in sides[1]) == (78 in sides[1])
+    assert 8 <= len(sides[1]) <= 24  # of 80

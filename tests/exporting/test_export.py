@@ -16,7 +16,7 @@ from inference.conftest import NAMES, toy
 import conformer_jax
 from conformer_jax import export as command
 from conformer_jax.errors import UserError
-from conformer_jax.exporting import compare, onnx_file, portable, tflite
+from conformer_jax.exporting import accuracy, compare, onnx_file, portable, tflite
 from conformer_jax.training import model_file
 
 RATE = 16000
@@ -220,3 +220,29 @@ def test_the_five_lengths(folder):
     assert [case.num_samples[0] for case in found] == [1, 320, 32000, 160000, 160000]
     assert found[-1].audio.shape == (3, 192000)
     assert np.abs(sound).max() > 0.1
+
+
+def test_what_is_there_is_not_replaced_unasked(exported, tmp_path, capsys):
+    tagger = exported / "tagger.safetensors"
+    said = refused(capsys, tagger, "--format=onnx", f"--output={exported}/tagger.onnx")
+    assert "--overwrite replaces it" in said
+    before = tagger.read_bytes()
+    said = refused(capsys, tagger, "--format=onnx", f"--output={tagger}", "--overwrite")
+    assert "is what is read" in said
+    assert tagger.read_bytes() == before
+    (tmp_path / "x.json").write_text("mine")
+    said = refused(capsys, tagger, "--format=stablehlo", f"--output={tmp_path}/x")
+    assert "x.json exists" in said
+
+
+def test_clips_to_judge_on_are_their_parts_within_full_scale(exported, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.repeat([0.1, 1.5], RATE), RATE, subtype="FLOAT")
+    (tmp_path / "no.wav").write_text("no sound")
+    label = NAMES[0]
+    (tmp_path / "m.csv").write_text(
+        f"path,label,start,end\na.wav,{label},0,1\na.wav,{label},1,2\nno.wav,{label},,\n"
+    )
+    model = portable.take(exported / "tagger.safetensors", ("probabilities",))
+    clips = accuracy.Clips(model, tmp_path / "m.csv")
+    assert [(clip.min(), clip.max()) for clip in clips.audio] == [(3277, 3277), (32767, 32767)]
+    assert [one.split(":")[0] for one in clips.bad] == ["no.wav"]

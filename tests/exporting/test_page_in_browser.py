@@ -9,6 +9,7 @@ import http.server
 import os
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +89,20 @@ def test_a_file_and_the_microphone_are_tagged(server, chrome, tmp_path):
         if start != "2.0":  # of the last window ours hears the last whole second
             best = shares.argmax()
             assert f"{shares[best]:.2f} {NAMES[best]}" in text
+    # A second file ends the first; a file ends the microphone, and one that is none is said to be.
+    soundfile.write(tmp_path / "long.wav", np.tile(audio, 40), 16000, "PCM_16")
+    (tmp_path / "no.wav").write_text("no sound")
+    chrome.find_element("id", "file").send_keys(str(tmp_path / "long.wav"))
+    wait(chrome, lambda _: len(rows()) > 3)
+    chrome.find_element("id", "file").send_keys(str(tmp_path / "a.wav"))
+    wait(chrome, lambda _: status() == "Done: a.wav")
+    time.sleep(1)
+    assert rows() == found
+    chrome.find_element("id", "microphone").click()
+    wait(chrome, lambda _: status() == "Listening …")
+    chrome.find_element("id", "file").send_keys(str(tmp_path / "no.wav"))
+    wait(chrome, lambda _: status().startswith("That did not work"))
+    assert chrome.find_element("id", "microphone").text == "listen to the microphone"
     chrome.find_element("id", "microphone").click()
     wait(chrome, lambda _: len(rows()) >= 2)
     chrome.find_element("id", "microphone").click()

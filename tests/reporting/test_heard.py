@@ -17,6 +17,10 @@ def test_what_fits_is_heard_whole_and_else_the_surest_of_every_label():
     assert 90 < sum(b - a for a, b in spans) <= 100
     assert spans == sorted(spans)
     assert heard.stretches([], 4000, 100) == [(0, 30)]
+    # One that is too long for what is left does not keep out those that are not.
+    uneven = [Event(10, 40, "long", 0.9), Event(100, 128, "too long", 0.8), Event(500, 501, "c", 1)]
+    assert heard.stretches(uneven, 4000, 40) == [(9, 39), (499, 502)]
+    assert heard.stretches(uneven[:1], 4000, 20) == [(9, 29)]
     assert heard.stretches(events, 4000, 0) == []
 
 
