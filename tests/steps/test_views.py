@@ -97,6 +97,13 @@ def test_silence_and_bad_audio_are_no_pair():
     np.testing.assert_array_equal(make(batch).counts, [1, 0, 0, 1])
 
 
+def test_silence_stretched_in_frequency_is_silence():
+    """Though then it lies in bins whose silence is another number."""
+    spec = dataclasses.replace(PLAIN, height=(0.7, 0.7))
+    made = make(batch_of((40000,) * 4, silent=(0, 1, 3)), spec)
+    np.testing.assert_array_equal(made.counts, [0, 0, 1, 0])
+
+
 def test_only_what_counts_is_put_behind_and_two_views_get_different_clips():
     batch = batch_of((40000,) * 4, valid=(1, 1, 0, 1))
     spec = dataclasses.replace(PLAIN, mixup=0.4)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from configs import finetune, pretrain
+from conformer_jax import reading
 from conformer_jax.training import curves, opening, progress
 
 RECORD = {"loss": 4.321, "contrastive_accuracy": 0.123, "clips_per_s": 30.5, "gradient_norm": 1.0}
@@ -102,8 +103,10 @@ def test_a_warning_is_said_once_whoever_has_it_again(capsys):
         root.handlers[:], root.level = before
 
 
-def test_a_probe_has_no_steps_and_none_is_said(tmp_path, capsys):
+@pytest.mark.parametrize("task", reading.FROZEN)
+def test_a_probe_has_no_steps_and_none_is_said(task, tmp_path, capsys):
     config = finetune.get_config("probe")
+    config.task = task
     log = opening.open_log(config, tmp_path, 0)
     log.write(0, "eval", {"accuracy": 0.5})
     log.close()
