@@ -241,7 +241,7 @@ def test_clip_contrast_has_its_verdict_and_its_ranges(tmp_path):
     assert "Looks healthy" in training.verdict(run)
     curves = str(training.curves(run))
     assert "healthy: 0.3 to 1." in curves
-    assert "healthy: 15 or more." in curves
+    assert "healthy: 15 to " in curves
     run.records[-1].update(clip_similarity_negative=None, clip_loss=None)
     assert "clip_loss is nan" in training.verdict(run)
     assert "nan to" not in training.verdict(run)
