@@ -1,9 +1,11 @@
 """python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny [--steps=20]
     [--profile=DIR] [--output=FILE.json]
 python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --vary=data.clip_s=1,5,10
+python -m conformer_jax.benchmark --config=configs/finetune.py:tiny --sounds=DIR
 
 How fast a config trains, evaluates, infers and reads its audio on this machine, and with --profile
-where the step's time goes. With --vary only the training step, once for each value of one field.
+where the step's time goes. With --vary only the training step, once for each value of one field. With
+--sounds how fast a model of the config's size tags and embeds the recordings of a folder.
 docs/performance.md says how each figure is measured.
 """
 
@@ -15,9 +17,9 @@ import pathlib
 import jax
 from absl import app, flags
 
-from conformer_jax.command import overrides
+from conformer_jax.command import overrides, using
 from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
-from conformer_jax.measuring import measure, profiling
+from conformer_jax.measuring import listening, measure, profiling
 from conformer_jax.training import distributed, host_memory, progress
 
 
@@ -59,6 +61,38 @@ def describe(result: dict) -> str:
     if result["profile"]:
         lines += ["", profiling.table(result["profile"])]
     return "\n".join(lines)
+
+
+def describe_sounds(result: dict) -> str:
+    """The figures of `listening.measure_folder` in words."""
+    c, m, memory = (result[section] for section in ("config", "machine", "memory"))
+    tag = result["tag"]
+    best = max(result["model_alone"], key=result["model_alone"].get)
+    rows = [
+        ("config", f"{c['name']}, {c['parameters']:,} parameters, windows of {c['clip_s']:g} s"),
+        ("machine", f"{m['devices']} x {m['device_kind']}, {m['cores_used']} of {m['cores']} "
+                    f"cores, jax {m['jax']}"),
+        ("sounds", f"{tag['files']} files, {tag['sound_s'] / 60:.1f} minutes, "
+                   f"{tag['bad']} not usable"),
+        ("model alone", f"{_hours(result['model_alone'][best])}, {best} windows at once; "
+                        f"used are {c['batch']}"),
+    ]  # fmt: skip
+    for name in ("tag", "embed"):
+        one = result[name]
+        rows.append((name, f"{_hours(one['speed'])}, {one['of_model_alone']:.0%} of the model"))
+    rows.append(("decoding", f"{_hours(result['decoding']['speed'])}, one thread"))
+    if speeds := result["onnxruntime"]:
+        best = max(speeds, key=speeds.get)
+        rows.append(("onnxruntime", f"{_hours(speeds[best])}, {best} windows at once"))
+    else:
+        rows.append(("onnxruntime", "not measured: pip install 'conformer_jax[export]'"))
+    rows.append(("memory", f"{_size(memory['loaded_bytes'])} with the model loaded, at most "
+                           f"{_size(memory['more_bytes'])} more"))  # fmt: skip
+    return "\n".join(f"{name:<16} {text}" for name, text in rows)
+
+
+def _hours(speed):
+    return f"{speed:.3g} hours of sound a minute"
 
 
 def describe_vary(field: str, rows: list[dict]) -> str:
@@ -120,8 +154,8 @@ def main(argv):
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     if output and not output.parent.is_dir():
         overrides.fail(f"--output={output}: there is no folder {output.parent}")
-    if VARY.value and PROFILE.value:
-        overrides.fail("--vary and --profile do not go together: profile one config at a time")
+    if sum(map(bool, (VARY.value, PROFILE.value, SOUNDS.value))) > 1:
+        overrides.fail("--vary, --profile and --sounds do not go together: choose one")
     try:
         distributed.initialize()
         if VARY.value:
@@ -132,6 +166,10 @@ def main(argv):
                 logging.info("%s=%s: %s", field, row["value"], _of_one(row)[0])
             result = {"field": field, "machine": measure.about_machine(), "rows": rows}
             text = describe_vary(field, rows)
+        elif SOUNDS.value:
+            files = [one.path for one in using.inputs([SOUNDS.value])]
+            result = listening.measure_folder(CONFIG.value, files)
+            text = describe_sounds(result)
         else:
             result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
             text = describe(result)
@@ -152,5 +190,6 @@ if __name__ == "__main__":
     STEPS = flags.DEFINE_integer("steps", 20, "Timed steps, of each kind.", lower_bound=1)
     PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; prints its breakdown.")
     VARY = flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE,...: times the step with each.")
+    SOUNDS = flags.DEFINE_string("sounds", None, "Folder of recordings to tag and to embed.")
     OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

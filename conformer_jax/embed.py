@@ -93,19 +93,26 @@ def _add(args, model, store, names):
     import numpy as np
     import tqdm
 
-    from conformer_jax.errors import UserError
+    from conformer_jax.inference.ahead import End
 
     new = [one for one in names if names[one] not in store.files]
-    bad = using.Bad()
-    for one in tqdm.tqdm(new, unit="file", disable=None, leave=False):
-        times = {"window_s": args.window, "hop_s": args.hop}
-        try:
-            parts = list(model.parts(one.path, None, "embedding", **times))
-        except UserError as error:
-            bad.add(one, str(error))
-            continue
-        vectors = np.stack([part.values["embedding"] for part in parts])
-        store.add(names[one], vectors, *([getattr(p, n) for p in parts] for n in ("start", "end")))
+    bad, parts = using.Bad(), []
+    heard = model.parts_of_files(
+        ((one.path, 0) for one in new), "embedding", window_s=args.window, hop_s=args.hop
+    )
+    with tqdm.tqdm(total=len(new), unit="file", disable=None, leave=False) as bar:
+        for number, part in heard:
+            if not isinstance(part, End):
+                parts.append(part)
+                continue
+            if part.error:
+                bad.add(new[number], str(part.error))
+            else:
+                vectors = np.stack([p.values["embedding"] for p in parts])
+                times = ([getattr(p, name) for p in parts] for name in ("start", "end"))
+                store.add(names[new[number]], vectors, *times)
+            parts = []
+            bar.update()
     return bad, len(new) - len(bad.reasons)
 
 

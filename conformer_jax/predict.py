@@ -125,25 +125,26 @@ def _hear(args, model, found, partial):
         _thresholds(args, model), args.release, args.min, args.merge, single=not model.multi_label
     )
     with tqdm.tqdm(total=len(found), unit="file", disable=None, leave=False) as bar:
-        for one in found:
-            bar.set_description(one.path.name)
-            tell = lambda seconds: bar.set_postfix_str(f"{tables.clock(seconds)} heard")
-            try:
-                known = progress_file.hear(
-                    model, one.path, window_s=window_s, hop_s=hop_s, folder=partial, advance=tell
-                )
-            except UserError as error:
-                bad.add(one, str(error))
-            else:
-                p, bounds = events.average(
-                    model.probabilities(known.logits), known.start, known.end
-                )
-                if args.top:
-                    here = events.likeliest(p, bounds, args.top)
-                else:
-                    here = events.find(p, bounds, rules)
-                heard.append(tables.Heard(one.name, float(known.end[-1]), here))
+
+        def tell(number, seconds):
+            bar.set_description(found[number].path.name)
+            bar.set_postfix_str(f"{tables.clock(seconds)} heard")
+
+        paths = (one.path for one in found)
+        options = {"window_s": window_s, "hop_s": hop_s, "folder": partial, "advance": tell}
+        for one, known in zip(
+            found, progress_file.hear(model, paths, **options), strict=True
+        ):
             bar.update()
+            if isinstance(known, UserError):
+                bad.add(one, str(known))
+                continue
+            p, bounds = events.average(model.probabilities(known.logits), known.start, known.end)
+            if args.top:
+                here = events.likeliest(p, bounds, args.top)
+            else:
+                here = events.find(p, bounds, rules)
+            heard.append(tables.Heard(one.name, float(known.end[-1]), here))
     return heard, bad
 
 

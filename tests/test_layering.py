@@ -50,6 +50,8 @@ ROOMS = {
     "command": ("training", "evaluation", "data", "errors"),  # what commands share
     "reporting": ("training", "evaluation", "steps", "data", "models", "errors"),  # the page
     "measuring": (
+        "exporting",
+        "inference",
         "training",
         "data",
         "models",

@@ -68,18 +68,16 @@ def test_every_format_says_the_same_events(model, sounds, tmp_path, capsys):
 def test_a_command_that_was_stopped_goes_on(model, sounds, tmp_path, capsys, monkeypatch):
     output = tmp_path / "events.csv"
     command = [model, sounds, "--format=csv", "--threshold=0", f"--output={output}"]
-    hear, heard = progress_file.hear, []
+    hear = progress_file.hear
 
-    def stopped(model, path, **options):
-        heard.append(path.name)
-        if len(heard) == 2:
-            monkeypatch.setattr(progress_file, "_EVERY_S", -1.0)
-            options["advance"] = interrupt
-        return hear(model, path, **options)
+    def stopped(model, paths, **options):
+        def advance(number, seconds):
+            if number == 1:
+                monkeypatch.setattr(progress_file, "_EVERY_S", -1.0)
+                if seconds > 2:
+                    raise KeyboardInterrupt
 
-    def interrupt(seconds):
-        if seconds > 2:
-            raise KeyboardInterrupt
+        return hear(model, paths, **{**options, "advance": advance})
 
     monkeypatch.setattr(progress_file, "hear", stopped)
     assert "goes on" in said(predict, command, capsys, 130).err
@@ -90,13 +88,16 @@ def test_a_command_that_was_stopped_goes_on(model, sounds, tmp_path, capsys, mon
     monkeypatch.setattr(progress_file, "hear", hear)
     from conformer_jax.inference.model import Model
 
-    parts = Model.parts
+    cut = Model._cut
     monkeypatch.setattr(
-        Model, "parts", lambda *a, skip=0, **k: skipped.append(skip) or parts(*a, skip=skip, **k)
+        Model,
+        "_cut",
+        lambda self, sound, *rest: skipped.append((sound, rest[-1])) or cut(self, sound, *rest),
     )
     said(predict, command, capsys)
-    assert len(skipped) == 1
-    assert skipped[0] > 0
+    assert len(skipped) == 2
+    assert skipped[0][0] is None  # whole: not read again
+    assert skipped[1][1] > 0
     assert not (tmp_path / "events.csv.partial").exists()
     assert output.read_text() == said(predict, [*command[:-1]], capsys).out
 

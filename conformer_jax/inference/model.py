@@ -6,9 +6,10 @@ one of a few lengths, each compiled once; padding and neighbours in a batch chan
 
 import functools
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,8 @@ import numpy as np
 from conformer_jax import fields
 from conformer_jax.data.sound_file import BadAudio
 from conformer_jax.errors import UserError
-from conformer_jax.inference import trained, windows
+from conformer_jax.inference import ahead, trained, windows
+from conformer_jax.inference.ahead import End
 from conformer_jax.models.features import log_mel
 
 BATCH = 8  # windows at once
@@ -155,19 +157,51 @@ class Model:
           UserError: as `tag`.
         """
         size, hop = self.window_samples(window_s, hop_s)
-        opened = self._open(sound, sample_rate)
+        one = functools.partial(self._cut, sound, sample_rate, size, hop, skip)
+        for _, part in self._heard([one], want, size):
+            if not isinstance(part, End):
+                yield part
+            elif part.error:
+                raise part.error
+
+    def parts_of_files(
+        self, files: Iterable, want: str, *, window_s=None, hop_s=None
+    ) -> Iterator[tuple[int, Part | End]]:
+        """The windows of many files, faster than one by one: read ahead, in batches over files.
+
+        Args:
+          files: pairs of a path and of how many windows are left out at its beginning, as `skip`
+            of `parts`; a path None is a file without windows. Taken as they are needed.
+          want, window_s, hop_s: as `parts`.
+
+        Yields:
+          (number, Part) of each file in order, numbered from 0, and (number, End) after each, which
+          has the UserError of one that cannot be used.
+        """
+        size, hop = self.window_samples(window_s, hop_s)
+        yield from self._heard(
+            (functools.partial(self._cut, path, None, size, hop, skip) for path, skip in files),
+            want,
+            size,
+        )
+
+    def _cut(self, sound, rate, size, hop, skip):
+        """Windows of a sound; runs where they are read."""
+        if sound is None:
+            return
+        opened = self._open(sound, rate)
         cut = windows.cut(opened._replace(blocks=_readable(opened.blocks, sound)), size, hop)
-        batch = []
-        for number, window in enumerate(cut):
-            if number >= skip:
-                batch.append(window)
-            if len(batch) == BATCH:
-                yield from self._run(batch, want, size)
-                batch = []
-        while batch:  # a full batch takes about half as long as its windows one by one
-            count = len(batch) if 2 * len(batch) > BATCH else 1
-            yield from self._run(batch[:count], want, size)
-            batch = batch[count:]
+        yield from itertools.islice(cut, skip, None)
+
+    def _heard(self, sounds, want, size):
+        window_bytes = 4 * size
+        return ahead.hear(
+            ahead.read(sounds, window_bytes=window_bytes),
+            functools.partial(self._run, want=want),
+            lambda window: _bucket(len(window.audio), size, self.sample_rate),
+            batch=BATCH,
+            window_bytes=window_bytes,
+        )
 
     def probabilities(self, logits) -> np.ndarray:
         """Logits [W, C] -> probabilities [W, C] float32."""
@@ -220,9 +254,8 @@ class Model:
                 raise UserError(f"{sound}: {error}") from error
         return windows.of_samples(sound, rate, self.sample_rate)
 
-    def _run(self, batch, want, window):
-        """Parts of at most BATCH windows, which are of one length."""
-        size = _bucket(len(batch[0].audio), window, self.sample_rate)
+    def _run(self, batch, size, want):
+        """Parts of at most BATCH windows, each padded to `size` samples."""
         rows = 1 if len(batch) == 1 else BATCH
         counts = np.ones(rows, np.int32)
         counts[: len(batch)] = [len(w.audio) for w in batch]
@@ -240,12 +273,15 @@ class Model:
             found["logits"] = self._neighbours(found["embedding"])
         if want == "logits":  # what is kept of ten hours is small
             del found["embedding"]
-        for i, part in enumerate(batch):
-            values = {name: value[i] for name, value in found.items()}
-            if "frames" in values:
-                values["frames"] = values["frames"][values.pop("valid")]
-            first = part.start / self.sample_rate
-            yield Part(first, first + len(part.audio) / self.sample_rate, values)
+        return [self._part(window, found, i) for i, window in enumerate(batch)]
+
+    def _part(self, window, found, i):
+        # Copied: a view would keep all of the batch.
+        values = {name: value[i].copy() for name, value in found.items()}
+        if "frames" in values:
+            values["frames"] = values["frames"][values.pop("valid")]
+        first = window.start / self.sample_rate
+        return Part(first, first + len(window.audio) / self.sample_rate, values)
 
 
 def load(origin) -> Model:
