@@ -98,7 +98,7 @@ u.window = Each(0.6, 1.5, length=2, least=0.05, most=20)  # of length_s, stretch
 u.height = Each(0.6, 1.5, length=2, least=0.05, most=20)  # of the bins, all from 1 on (BYOL-A)
 u.candidates = Within(2, least=1, most=100)  # places drawn for a window, the loudest taken (ours)
 u.mixup = Within(0.2, least=0, below=1)  # share of another clip behind, up to (BYOL-A: 0.4)
-u.noise = Within(0.2, least=0, below=1)  # share and deviation of noise, up to (BYOL-A)
+u.noise = Within(0.2, least=0, below=1)  # share of noise in the power, up to (ours: views.py)
 u.noise_share = Within(0.5, least=0, most=1)  # probability of it (ours)
 u.equaliser = Within(1.0, least=0, most=10)  # highest and lowest of a random curve over bins (ours)
 u.equaliser_share = Within(0.5, least=0, most=1)  # probability of it (ours)

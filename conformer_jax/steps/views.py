@@ -5,7 +5,8 @@ is. In this order:
   a window of the clip, stretched in time and in frequency ("random resized crop", BYOL-A, Niizumi
   et al. 2021); a shorter clip goes round, since equal padding would give the pair away
   another clip of the batch softly behind it (mixup in power, BYOL-A)
-  noise of the normalised features (BYOL-A)
+  noise of the normalised features (BYOL-A adds it at the power of the mean, whatever its share:
+    half of what sounds then drowns, and a run leaves chance hundreds of steps later)
   an equaliser, and everything above a cut-off gone: codecs and resampling mark a file
   a ramp of level over time (BYOL-A)
   of the first view blocks of tokens hidden, of the second bands (AudioMosaic)
@@ -177,8 +178,8 @@ def _coloured(x, key, spec):
     frames, bins = x.shape
     if spec.noise and spec.noise_share:
         share = _draws(key, 5, (), 0.0, spec.noise)
-        noise = share * jax.random.normal(jax.random.fold_in(key, 6), x.shape)
-        noisy = jnp.logaddexp(x + jnp.log1p(-share), noise)
+        noise = jax.random.normal(jax.random.fold_in(key, 6), x.shape)
+        noisy = jnp.logaddexp(x + jnp.log1p(-share), noise + jnp.log(share))
         x = jnp.where(_draws(key, 7) < spec.noise_share, noisy, x)
     if spec.equaliser and spec.equaliser_share:
         knots = _draws(key, 8, (_KNOTS,), -spec.equaliser, spec.equaliser)
