@@ -2,10 +2,12 @@
     [--profile=DIR] [--output=FILE.json]
 python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --vary=data.clip_s=1,5,10
 python -m conformer_jax.benchmark --config=configs/finetune.py:tiny --sounds=DIR
+python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --config.data.prepared=DIR --data
 
 How fast a config trains, evaluates, infers and reads its audio on this machine, and with --profile
 where the step's time goes. With --vary only the training step, once for each value of one field. With
---sounds how fast a model of the config's size tags and embeds the recordings of a folder.
+--sounds how fast a model of the config's size tags and embeds the recordings of a folder, with
+--data how fast the config's sound is read and how many such hosts feed a chip.
 docs/performance.md says how each figure is measured.
 """
 
@@ -19,7 +21,7 @@ from absl import app, flags
 
 from conformer_jax.command import overrides, using
 from conformer_jax.errors import TOO_LITTLE_MEMORY, UserError
-from conformer_jax.measuring import listening, measure, profiling
+from conformer_jax.measuring import listening, measure, profiling, reading
 from conformer_jax.training import distributed, host_memory, progress
 
 
@@ -91,6 +93,30 @@ def describe_sounds(result: dict) -> str:
     return "\n".join(f"{name:<16} {text}" for name, text in rows)
 
 
+def describe_data(result: dict) -> str:
+    """The figures of `reading.measure_reading` in words."""
+    c, m, opened = result["config"], result["machine"], result["open"]
+    alone = result["decoding_alone"]["clips_per_s"]
+    rows = [
+        ("config", f"{c['name']}, {c['batch_size']} of {c['clip_s']:g} s a step, "
+                   f"{c['workers']} workers"),
+        ("machine", f"{m['cores_used']} of {m['cores']} cores, python {m['python']}"),
+        ("opening", f"{_time(opened['seconds'])} for {opened['clips']:,} clips to train on, "
+                    f"{_size(opened['more_bytes'])}"),
+        ("decoding alone", f"{alone:.4g} clips/s"),
+    ]  # fmt: skip
+    for name, one in result["loaders"].items():
+        rows.append(
+            (
+                f"loader {name}",
+                f"{one['clips_per_s']:.4g} clips/s, {one['of_decoding_alone']:.0%} of decoding "
+                f"alone; first batch after {_time(one['first_batch_s'])}",
+            )
+        )
+    rows.append(("hosts like this", reading.hosts(result)))
+    return "\n".join(f"{name:<16} {text}" for name, text in rows)
+
+
 def _hours(speed):
     return f"{speed:.3g} hours of sound a minute"
 
@@ -154,8 +180,8 @@ def main(argv):
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     if output and not output.parent.is_dir():
         overrides.fail(f"--output={output}: there is no folder {output.parent}")
-    if sum(map(bool, (VARY.value, PROFILE.value, SOUNDS.value))) > 1:
-        overrides.fail("--vary, --profile and --sounds do not go together: choose one")
+    if sum(map(bool, (VARY.value, PROFILE.value, SOUNDS.value, DATA.value))) > 1:
+        overrides.fail("--vary, --profile, --sounds and --data do not go together: choose one")
     try:
         distributed.initialize()
         if VARY.value:
@@ -170,6 +196,9 @@ def main(argv):
             files = [one.path for one in using.inputs([SOUNDS.value])]
             result = listening.measure_folder(CONFIG.value, files)
             text = describe_sounds(result)
+        elif DATA.value:
+            result = reading.measure_reading(CONFIG.value)
+            text = describe_data(result)
         else:
             result = measure.measure(CONFIG.value, steps=STEPS.value, profile=PROFILE.value)
             text = describe(result)
@@ -191,5 +220,6 @@ if __name__ == "__main__":
     PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; prints its breakdown.")
     VARY = flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE,...: times the step with each.")
     SOUNDS = flags.DEFINE_string("sounds", None, "Folder of recordings to tag and to embed.")
+    DATA = flags.DEFINE_bool("data", False, "Read the config's sound, and train on nothing.")
     OUTPUT = flags.DEFINE_string("output", None, "File for the figures as JSON.")
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

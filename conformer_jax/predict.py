@@ -132,9 +132,7 @@ def _hear(args, model, found, partial):
 
         paths = (one.path for one in found)
         options = {"window_s": window_s, "hop_s": hop_s, "folder": partial, "advance": tell}
-        for one, known in zip(
-            found, progress_file.hear(model, paths, **options), strict=True
-        ):
+        for one, known in zip(found, progress_file.hear(model, paths, **options), strict=True):
             bar.update()
             if isinstance(known, UserError):
                 bad.add(one, str(known))

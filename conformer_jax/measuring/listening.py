@@ -3,9 +3,7 @@
 The parameters are random: no time depends on them.
 """
 
-import os
 import pathlib
-import sys
 import tempfile
 import time
 
@@ -43,11 +41,11 @@ def measure_folder(config, files) -> dict:
     found = _random(config)
     model = models.Model(found, "random")
     _hear_all(model, files[: 2 * models.BATCH], "logits")  # compiles
-    before = _resident()
+    before = measure.resident()
     tagged = _hear_all(model, files, "logits")
     if not tagged["sound_s"]:
         raise UserError("none of the sounds can be used")
-    peak = measure._peak_resident()
+    peak = measure.peak_resident()
     alone = {str(batch): _alone(model, found, batch) for batch in BATCHES}
     best = max(alone.values())
     return {
@@ -57,7 +55,7 @@ def measure_folder(config, files) -> dict:
             "batch": models.BATCH,
             "parameters": sum(x.size for x in found.tensors.values()),
         },
-        "machine": measure.about_machine() | {"cores_used": len(_cores())},
+        "machine": measure.about_machine() | {"cores_used": len(measure.cores())},
         "tag": tagged | {"of_model_alone": tagged["speed"] / best},
         "embed": (embedded := _hear_all(model, files, "embedding"))
         | {"of_model_alone": embedded["speed"] / best},
@@ -164,15 +162,3 @@ def _seconds(run):
         run()
         times.append(time.perf_counter() - start)
     return float(np.median(times))
-
-
-def _cores():
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-
-
-def _resident():
-    """Bytes of memory that the process holds now."""
-    if not sys.platform.startswith("linux"):
-        return None
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

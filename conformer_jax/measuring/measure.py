@@ -232,7 +232,7 @@ def _memory(compiled):
     if all(stats):
         peak, source = max(s["peak_bytes_in_use"] for s in stats), "of the fullest device"
     else:
-        peak, source = _peak_resident(), "resident, of the whole process"
+        peak, source = peak_resident(), "resident, of the whole process"
     planned = compiled.memory_analysis()
     kinds = ("argument", "output", "alias", "temp") if planned is not None else ()
     return {"peak_bytes": peak, "peak_source": source if peak else None} | {
@@ -240,7 +240,23 @@ def _memory(compiled):
     }
 
 
-def _peak_resident():
+def resident() -> int | None:
+    """Bytes of memory that the process holds now; None where the system does not say."""
+    if not sys.platform.startswith("linux"):
+        return None
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def cores():
+    """Those that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def peak_resident() -> int | None:
+    """Most bytes of memory that the process has held; None where the system does not say."""
     try:
         import resource  # not on Windows
     except ImportError:
