@@ -2,11 +2,12 @@
     [--profile=DIR] [--output=FILE.json]
 python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --vary=data.clip_s=1,5,10
 python -m conformer_jax.benchmark --config=configs/finetune.py:tiny --sounds=DIR
-python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --config.data.prepared=DIR --data
+python -m conformer_jax.benchmark --config=configs/pretrain.py:tiny --data
+    --config.data.prepared=DIR
 
 How fast a config trains, evaluates, infers and reads its audio on this machine, and with --profile
-where the step's time goes. With --vary only the training step, once for each value of one field. With
---sounds how fast a model of the config's size tags and embeds the recordings of a folder, with
+where the step's time goes. With --vary only the training step, once for each value of one field.
+With --sounds how fast a model of the config's size tags and embeds the recordings of a folder, with
 --data how fast the config's sound is read and how many such hosts feed a chip.
 docs/performance.md says how each figure is measured.
 """

@@ -1,4 +1,4 @@
-"""How fast a config's sound is read: opening, the first batch, and each loader beside decoding alone.
+"""How fast a config's sound is read: opening, first batch, each loader beside decoding alone.
 
 Decoding alone reads the same crops of the same clips in random order, on as many threads as there
 are cores: records of a prepared corpus, or files by soundfile. What the loaders do beyond that is

@@ -1,4 +1,4 @@
-"""How fast sound is read: the figures belong together, and only sound that lies somewhere counts."""
+"""How fast sound is read: the figures belong together; sound that is made up does not count."""
 
 import numpy as np
 import pytest
