@@ -1,6 +1,7 @@
 """python -m conformer_jax.convert, there and back."""
 
 import sys
+import types
 
 import numpy as np
 import safetensors.numpy
@@ -36,6 +37,38 @@ def test_a_state_dict_becomes_an_encoder_file_and_comes_back(tmp_path, capsys):
     assert len(state) == 66
     for name, array in state.items():  # of bfloat16
         np.testing.assert_allclose(array, STATE[f"wav2vec2.{name}"], rtol=4e-3, atol=1e-7)
+
+
+def test_a_file_of_torch_is_read_by_its_safe_loader(tmp_path, monkeypatch, capsys):
+    """Of a stand-in: torch is no dependency. docs/export.md: as run with torch itself."""
+    np.savez(tmp_path / "b.npz", **STATE)
+
+    class Tensor:
+        def __init__(self, array):
+            self.array = array
+
+        def float(self):
+            return self
+
+        def numpy(self):
+            return self.array
+
+    def load(path, *, map_location, weights_only):
+        assert (map_location, weights_only) == ("cpu", True)
+        if path.name == "evil.pt":
+            raise ValueError("Weights only load failed. \x1b[1mdo not\x1b[0m")
+        return {name: Tensor(array) for name, array in STATE.items()}
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    for name in ("a.pt", "evil.pt"):
+        (tmp_path / name).touch()
+    out = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    assert convert.main([str(tmp_path / "a.pt"), str(out[0]), "--heads=4"]) == 0
+    assert convert.main([str(tmp_path / "b.npz"), str(out[1]), "--heads=4"]) == 0
+    assert out[0].read_bytes() == out[1].read_bytes()
+    capsys.readouterr()
+    assert convert.main([str(tmp_path / "evil.pt"), str(tmp_path / "c.safetensors")]) == 1
+    assert capsys.readouterr().err.endswith("read safely: Weights only load failed\n")
 
 
 def test_what_cannot_be_read_is_refused_in_words(tmp_path, monkeypatch, capsys):
