@@ -174,6 +174,15 @@ def citation(summary: dict) -> str:
     )
 
 
+def cite(folder) -> str:
+    """`citation` of a corpus; raises DataError as `open_folder`."""
+    folder = find(folder)
+    try:
+        return citation(json.loads((folder / SUMMARY).read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{folder / SUMMARY} is damaged ({e}): prepare it again") from None
+
+
 class PreparedSource(Source):
     """Records of a prepared corpus: of some splits, those that `chosen` has."""
 

@@ -8,7 +8,7 @@ from conformer_jax.data import prepared
 from conformer_jax.errors import UserError
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
-from conformer_jax.training import diagnostics
+from conformer_jax.training import checkpoint, diagnostics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,6 +314,20 @@ def _pretraining(config):
     return f"pre-training, target {config.target}{beside}"
 
 
+def _cited(run):
+    """Which clips a run on a prepared corpus has used, in a line; None where nobody knows any more.
+
+    A checkpoint says what it was trained on; a probe has none, and its corpus may have been
+    prepared again since.
+    """
+    with contextlib.suppress(UserError, OSError, ValueError):
+        if cited := (checkpoint.read_meta(run.path) or {}).get("corpus"):
+            return cited
+    with contextlib.suppress(UserError, LookupError):
+        return prepared.cite(run.config.data.prepared)
+    return None
+
+
 def facts(run) -> Markup:
     """What the run was and where it ended, as a list of terms."""
     config, train, held_out = run.config, run.last("train"), run.last("eval")
@@ -328,10 +342,8 @@ def facts(run) -> Markup:
             found["Starts from"] = config.init_from or "scratch"
         data = config.data
         found["Sound"] = data.manifest or data.tfds_name or data.prepared or "the synthetic corpus"
-        if data.prepared:
-            with contextlib.suppress(UserError, LookupError):  # it may be gone by now
-                opened = prepared.open_folder(data.prepared)
-                found["To cite"] = prepared.citation(opened.summary)
+        if data.prepared and (cited := _cited(run)) is not None:
+            found["To cite"] = cited
         if steps:
             hours = steps * data.batch_size * data.clip_s / 3600
             found["Heard"] = f"{number(hours)} hours, repeats included"

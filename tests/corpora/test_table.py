@@ -6,8 +6,10 @@ from corpus_trees import TREES, fill  # tests/
 from configs import finetune, pretrain, table
 from conformer_jax import prepare
 from conformer_jax.corpora.catalogue import CORPORA
+from conformer_jax.data import prepared as data_prepared
 from conformer_jax.data import sources
-from conformer_jax.training import program
+from conformer_jax.measuring import dry_run
+from conformer_jax.training import checkpoint, loop, program
 
 VARIANTS = [(pretrain, v) for v in table.PRETRAIN] + [(finetune, v) for v in table.FINETUNE]
 # What the trees lack, so that every split has a clip.
@@ -47,3 +49,32 @@ def test_a_row_of_the_table_opens_its_corpus(module, variant, prepared, monkeypa
         corpus = CORPORA[config.data.prepared.partition("/")[2]]
         assert config.classifier.multi_label == corpus.multi_label
         assert found.train.labels(0)
+
+
+def toy(config):
+    """The config with an encoder and a batch that ten steps take seconds of."""
+    config.conformer.update(
+        feature_dim=16, width=16, num_heads=2, feed_forward_width=32, kernel_sizes=(5, 3)
+    )
+    config.conformer.dtype = "float32"
+    config.data.update(batch_size=4, eval_batch_size=4, clip_s=1.0, statistics_clips=8)
+    config.data.update(loader="threads", max_bad_share=0.5)  # each tree has a broken file
+    config.data.validation_share = 0.0
+    config.wav2vec2.update(num_distractors=10, projection_dim=16)
+    config.train.update(num_steps=10, log_every=5, eval_every=0, accumulate=1)
+    config.checkpoint.every_steps = 0
+    config.init_from = ""
+    return config
+
+
+@pytest.mark.slow  # 8 variants, 10 to 20 s each
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_a_row_of_the_table_is_dry_run_and_trains(module, variant, prepared, monkeypatch, tmp_path):
+    monkeypatch.chdir(prepared)
+    config = toy(module.get_config(variant))
+    assert "parameters" in dry_run.describe(config)
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    assert result.train["step"] == 10
+    cited = checkpoint.read_meta(tmp_path / "run")["corpus"]
+    assert cited == data_prepared.cite(config.data.prepared)
+    assert cited.startswith(config.data.prepared.partition("/")[2])

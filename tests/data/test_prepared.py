@@ -167,12 +167,15 @@ def test_many_clips_open_without_looking_at_each(tmp_path):
     assert sum(part.nbytes for part in found.index["train"]) < 100 * count
 
 
-def test_the_report_says_which_clips_a_run_used(corpus):
+def test_the_report_says_which_clips_a_run_used(corpus, monkeypatch):
     config = config_of(corpus, "prepared")
     for where, said in ((config.data.prepared, True), (str(corpus / "gone"), False)):
         config.data.prepared = where
         run = runs.Run("x", corpus, config, [], None, [], [])
         assert ("any: 60 train clips (ids sha256" in training.facts(run)) is said
+    # What was trained on, though the corpus may have been prepared again, or be gone.
+    monkeypatch.setattr(training.checkpoint, "read_meta", lambda path: {"corpus": "as it was"})
+    assert "as it was" in training.facts(run)
 
 
 def test_the_default_is_no_prepared_corpus():
