@@ -20,6 +20,8 @@ MORE = {
     "urbansound8k": {
         "metadata/UrbanSound8K.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
         "7-3-0-0.wav,7,0,1,1,1,3,dog_bark\n8-1-0-0.wav,8,0,1,1,10,1,car_horn\n"
+        "9-3-0-0.wav,9,0,1,1,10,3,dog_bark\n",
+        "audio/fold10/9-3-0-0.wav": "sound",
     },
     "fsd50k": {"FSD50K.eval_audio/70.wav": "sound"},
 }
