@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from conformer_jax.corpora import engine
+from conformer_jax.data import prepared
+
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_FILES = 600
 LONGEST_S, MOST_MIB = 60, 400
@@ -230,3 +233,55 @@ def test_the_manifest_command_lists_every_file_on_one_side(sounds):
     assert len(listed) == len(set(listed))
     # Pipes and sockets are no files; a folder is gone through.
     assert set(listed) == set(expected) - {"pipe.wav", "socket.wav", "folder.wav", "missing.wav"}
+
+
+def test_prepare_stores_or_names_every_file(sounds, tmp_path):
+    folder, expected = sounds
+    made = tmp_path / "sounds"  # where every file is called a sound
+    made.mkdir()
+    expected = {f"{name.removesuffix('.wav')}.wav": known for name, known in expected.items()}
+    for path in folder.iterdir():
+        if path.name.startswith("manifest") or path.name == "up":
+            continue
+        place = made / f"{path.name.removesuffix('.wav')}.wav"
+        if path.is_symlink() or not path.is_file():
+            place.symlink_to(path)
+        else:
+            os.link(path, place)
+    flags = [
+        "--encoding=pcm16",
+        "--engine=processes",
+        "--workers=1",
+        "--shard_clips=200",
+        f"--output={tmp_path / 'out'}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "conformer_jax.prepare", "any", f"--source=folder:{made}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3 * LONGEST_S,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-2000:]
+    assert "Traceback" not in said
+    found = prepared.open_folder(tmp_path / "out")
+    ids = []
+    for split, index in found.index.items():
+        source = prepared.PreparedSource(found, {split: np.arange(len(index.content))}, 16000)
+        ids += [source.example_id(i) for i in range(len(source))]
+        for i in range(len(source)):
+            audio = source.read(i, 16000, 0.5)
+            assert len(audio)
+            assert np.isfinite(audio).all()
+    with (found.folder / engine.LEFT_OUT).open(encoding="utf-8", newline="") as file:
+        left_out = [row["id"] for row in csv.DictReader(file)]
+    assert len(ids) == len(set(ids))
+    assert set(ids).isdisjoint(left_out)
+    no_files = {"folder.wav", "missing.wav"}
+    written = {name.replace("\n", " ") for name in set(expected) - no_files}
+    assert {name.replace("\n", " ") for name in ids + left_out} == written
+    for name, readable in expected.items():
+        if readable is not None and name not in no_files:
+            assert (name in ids) == readable, name
