@@ -200,6 +200,11 @@ def plan_span(frames, rate, sample_rate, start, num_samples) -> tuple[int, int, 
     return first, min(frames, end * down) - first, start - begin * up, num_samples
 
 
+def to_pcm16(audio) -> np.ndarray:
+    """Float audio as batches have it: int16, 32768 times as large, rounded and clipped."""
+    return np.clip(np.rint(audio * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
 def resample(audio, rate, sample_rate) -> np.ndarray:
     """float32 [n] at `rate` Hz -> float32 [about n * sample_rate / rate], at least one sample.
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer_jax.data import sampling
+from conformer_jax.data.audio import to_pcm16
 from conformer_jax.data.sources import BadAudio, DataError
 
 
@@ -150,7 +151,9 @@ def clip_samples(clip_s: float, sample_rate: int) -> int:
     return round(clip_s * sample_rate)
 
 
-def example_batch(source, indices, positions, valid, num_samples, multi_label, report) -> dict:
+def example_batch(
+    source, indices, positions, valid, num_samples, multi_label, report, files=False
+) -> dict:
     """Reads one batch in this thread.
 
     Args:
@@ -161,23 +164,31 @@ def example_batch(source, indices, positions, valid, num_samples, multi_label, r
       num_samples: N.
       multi_label: config.classifier.multi_label.
       report: BadAudioReport.
+      files: whether rows have their `file`.
 
     Returns:
       The dict described at the top of this file. Raises DataError.
     """
     positions = [None] * len(indices) if positions is None else positions
+    audio = [None] * len(indices)
+    if source.at_once and np.any(valid):
+        rows = np.flatnonzero(valid)
+        found = source.read_pcm(indices[rows], num_samples, [positions[row] for row in rows])
+        for row, one in zip(rows, found, strict=True):
+            audio[row] = one
+    shape = num_samples, multi_label, report, files
     return stack(
         [
-            read_example(source, int(i), p, bool(v), num_samples, multi_label, report)
-            for i, p, v in zip(indices, positions, valid, strict=True)
+            read_example(source, int(i), p, bool(v), *shape, known)
+            for i, p, v, known in zip(indices, positions, valid, audio, strict=True)
         ]
     )
 
 
 def read_example(
-    source, index, position, valid, num_samples, multi_label, report, files=False
+    source, index, position, valid, num_samples, multi_label, report, files=False, known=None
 ) -> dict:
-    """One row of a batch, as `example_batch`; with `files` also its `file`."""
+    """One row of a batch, as `example_batch`; `known`: of `Source.read_pcm`, if it is read."""
     row = {
         "audio": np.zeros(num_samples, np.int16),
         "num_samples": np.int32(0),
@@ -193,7 +204,9 @@ def read_example(
     if not valid:
         return row
     try:
-        audio = source.read(index, num_samples, position)
+        if isinstance(known, BadAudio):
+            raise known
+        audio = to_pcm16(source.read(index, num_samples, position)) if known is None else known
         labels = source.labels(index) if source.label_names else ()
         if source.label_names and not labels and not multi_label:
             raise BadAudio("no label")
@@ -201,7 +214,7 @@ def read_example(
         report.bad(source.example_id(index), str(e), len(source))
         return row
     report.ok(source.example_id(index))
-    row["audio"][: len(audio)] = np.clip(np.rint(audio * np.float32(32768)), -32768, 32767)
+    row["audio"][: len(audio)] = audio
     row["num_samples"] = np.int32(len(audio))
     row["valid"] = np.float32(1)
     row["index"] = np.int32(index)
@@ -226,6 +239,8 @@ def _run(plans, source, spec, report):
 
     def submit(plan):
         indices, positions, valid = plan
+        if source.at_once:
+            return pool.submit(example_batch, source, *plan, *shape, report, spec.distinct)
         positions = [None] * len(indices) if positions is None else positions
         return [
             pool.submit(read_example, source, int(i), p, bool(v), *shape, report, spec.distinct)
@@ -239,6 +254,10 @@ def _run(plans, source, spec, report):
                 ahead.append(submit(plan))
             if not ahead:
                 return
-            yield stack([future.result() for future in ahead.popleft()])
+            batch = ahead.popleft()
+            if source.at_once:
+                yield batch.result()
+            else:
+                yield stack([row.result() for row in batch])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

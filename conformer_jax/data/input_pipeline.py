@@ -44,10 +44,13 @@ def eval_batches(source, spec, report, host=0, num_hosts=1):
 def _run(plan, steps, rows, source, spec, report):
     """The batches of `steps`, a tf.data set of step numbers, each of `rows` rows."""
     failures = []  # tf.data turns an exception into text; the first one is kept to raise it
-    read_row = _reader(source, spec, report, failures)
-    dataset = steps.map(_planner(plan, rows)).unbatch()
-    dataset = dataset.map(read_row, num_parallel_calls=spec.workers, deterministic=True)
-    dataset = dataset.batch(rows).prefetch(spec.prefetch)
+    parallel = {"num_parallel_calls": spec.workers, "deterministic": True}
+    if source.at_once:
+        dataset = steps.map(_batch_reader(plan, rows, source, spec, report, failures), **parallel)
+    else:
+        dataset = steps.map(_planner(plan, rows)).unbatch()
+        dataset = dataset.map(_reader(source, spec, report, failures), **parallel).batch(rows)
+    dataset = dataset.prefetch(spec.prefetch)
     options = tf.data.Options()
     # Nothing here is left to it, and closing can wait up to a minute for its thread to wake.
     options.autotune.enabled = False
@@ -73,17 +76,7 @@ def _planner(plan, rows):
 
 def _reader(source, spec, report, failures):
     """host_loader.read_example for tf.data; what it raises is added to `failures`, too."""
-    tensors = {
-        "audio": ((spec.num_samples,), tf.int16),
-        "num_samples": ((), tf.int32),
-        "valid": ((), tf.float32),
-        "index": ((), tf.int32),
-    }
-    if spec.distinct:
-        tensors["file"] = ((), tf.int32)
-    if source.label_names:
-        classes = (len(source.label_names),)
-        tensors["labels"] = (classes, tf.float32) if spec.multi_label else ((), tf.int32)
+    tensors = _tensors(source, spec)
 
     def read(index, position, valid):
         try:
@@ -109,6 +102,51 @@ def _reader(source, spec, report, failures):
         return {key: tf.ensure_shape(row[key], shape) for key, (shape, _) in tensors.items()}
 
     return read_row
+
+
+def _batch_reader(plan, rows, source, spec, report, failures):
+    """A step's whole batch in one call of Python; as `_reader`."""
+    tensors = _tensors(source, spec)
+
+    def read(step):
+        try:
+            batch = host_loader.example_batch(
+                source,
+                *plan(int(step)),
+                spec.num_samples,
+                spec.multi_label,
+                report,
+                spec.distinct,
+            )
+        except Exception as e:
+            failures.append(e)
+            raise
+        return [batch[key] for key in tensors]
+
+    def read_batch(step):
+        found = tf.numpy_function(read, [step], [dtype for _, dtype in tensors.values()])
+        batch = dict(zip(tensors, found, strict=True))
+        return {
+            key: tf.ensure_shape(batch[key], (rows, *shape)) for key, (shape, _) in tensors.items()
+        }
+
+    return read_batch
+
+
+def _tensors(source, spec):
+    """(shape, type) of what a row holds, by name."""
+    tensors = {
+        "audio": ((spec.num_samples,), tf.int16),
+        "num_samples": ((), tf.int32),
+        "valid": ((), tf.float32),
+        "index": ((), tf.int32),
+    }
+    if spec.distinct:
+        tensors["file"] = ((), tf.int32)
+    if source.label_names:
+        classes = (len(source.label_names),)
+        tensors["labels"] = (classes, tf.float32) if spec.multi_label else ((), tf.int32)
+    return tensors
 
 
 def _iterate(dataset, failures):

@@ -12,10 +12,12 @@ class Source:
     Attributes:
       sample_rate: Hz of what `read` returns.
       label_names: names of the classes in order; () where there are no labels.
+      at_once: whether `read_pcm` reads many examples faster than `read` one by one.
     """
 
     sample_rate: int
     label_names: tuple[str, ...] = ()
+    at_once: bool = False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -42,6 +44,11 @@ class Source:
         A longer example is cropped: `position` in [0, 1) runs from the first possible start to
         the last; None takes the middle. Raises BadAudio.
         """
+        raise NotImplementedError
+
+    def read_pcm(self, indices, num_samples, positions) -> list:
+        """For each of `indices` what `read` returns as int16 [n], 32768 times as large, rounded and
+        clipped; or the BadAudio that it raises. Only where `at_once`."""
         raise NotImplementedError
 
 
@@ -169,6 +176,7 @@ class Subset(Source):
         self._indices = np.arange(len(source)) if indices is None else np.asarray(indices)
         self.sample_rate = source.sample_rate
         self.label_names = tuple(source.label_names if label_names is None else label_names)
+        self.at_once = source.at_once
         self._new = None
         if self.label_names:
             self._new = [self.label_names.index(name) for name in source.label_names]
@@ -192,6 +200,9 @@ class Subset(Source):
 
     def read(self, i, num_samples, position):
         return self._source.read(int(self._indices[i]), num_samples, position)
+
+    def read_pcm(self, indices, num_samples, positions):
+        return self._source.read_pcm(self._indices[np.asarray(indices)], num_samples, positions)
 
 
 def tfds_builder(name, data_dir):

@@ -20,6 +20,7 @@ from conformer_jax.data.sound_events import (
     random_drift,
     unit_rms,
 )
+from conformer_jax.data.source import Source
 from conformer_jax.errors import UserError
 
 CORPUS_SEED = 2110_07313  # fixed: runs with different config.seed share one corpus
@@ -125,8 +126,8 @@ class SyntheticSpec:
     snr_db: tuple[float, float]
 
 
-class SyntheticSource:
-    """One split of the corpus, by position; the interface of the sources in sources.py.
+class SyntheticSource(Source):
+    """One split of the corpus, by position.
 
     The corpus is the same for every config.seed (`CORPUS_SEED` fixes it), so that runs with
     several seeds share their data. 'train' and 'eval' are separate random streams. Where not

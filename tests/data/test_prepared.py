@@ -6,8 +6,8 @@ import soundfile
 
 from configs import base, finetune
 from conformer_jax import manifest, prepare
-from conformer_jax.data import host_loader, prepared, prepared_split, sources
-from conformer_jax.data.audio import BadAudioReport
+from conformer_jax.data import host_loader, input_pipeline, prepared, prepared_split, sources
+from conformer_jax.data.audio import BadAudioReport, to_pcm16
 from conformer_jax.reporting import runs, training
 
 RATE = 16000
@@ -61,6 +61,67 @@ def test_batches_are_those_of_the_manifest(corpus, data):
     assert len(held_out) > 0
     for name, values in batch.items():
         assert np.array_equal(values, same_batch[name]), name
+
+
+@pytest.mark.parametrize("loader", [host_loader, input_pipeline])
+def test_pcm_of_a_batch_is_read_at_once_to_the_same_bytes(corpus, tmp_path, loader, monkeypatch):
+    source = f"manifest:{corpus / 'in' / 'manifest.csv'}"
+    flags = ["--encoding=pcm16", "--engine=processes", "--workers=1", "--shard_clips=25"]
+    assert prepare.main(["any", f"--source={source}", f"--output={tmp_path}", *flags]) == 0
+    config = config_of(corpus, "prepared")
+    one = opened(config)
+    config.data.prepared = str(tmp_path)
+    config.data.workers = 2
+    found = opened(config)
+    assert found.train.at_once
+    assert not one.train.at_once
+    spec = host_loader.loader_spec(config)
+    report = BadAudioReport(None, 0.5)
+
+    def first_two(source):
+        batches = loader.train_batches(source, spec, 3, report)
+        two = [next(batches) for _ in range(2)]
+        batches.close()
+        return two
+
+    wanted = first_two(one.train)
+
+    def never(*_):
+        raise AssertionError("read one by one")
+
+    monkeypatch.setattr(prepared.PreparedSource, "read", never)
+    for batch, same in zip(first_two(found.train), wanted, strict=True):
+        assert batch.keys() == same.keys()
+        for name, values in batch.items():
+            assert values.dtype == same[name].dtype
+            np.testing.assert_array_equal(values, same[name], err_msg=name)
+    monkeypatch.undo()
+    # Of another rate, and with a damaged record among them, which alone is passed over.
+    source = prepared.PreparedSource(
+        prepared.open_folder(tmp_path), {"train": np.arange(60)}, 2 * RATE
+    )
+    wanted = [source.read(i, 800, 0.5) for i in range(4)]
+
+    class Damaged:
+        def __init__(self, records):
+            self.records = records
+
+        def __getitem__(self, record):
+            if record == 2:
+                raise RuntimeError("a checksum is wrong")
+            return self.records[record]
+
+        def __getitems__(self, records):
+            return [self[record] for record in records]
+
+    for reader in source._reader:
+        reader._records = Damaged(reader._records)
+    batch = host_loader.example_batch(
+        source, np.arange(4), [0.5] * 4, np.ones(4, bool), 800, False, report
+    )
+    assert batch["valid"].tolist() == [1, 1, 0, 1]
+    for i in (0, 1, 3):
+        np.testing.assert_array_equal(batch["audio"][i], to_pcm16(wanted[i]))
 
 
 def index_of(split_sizes):
