@@ -204,6 +204,7 @@ def test_the_report_reads_what_runs_left_and_builds_no_model():
         "data.folds",
         "models.features",
         "data.prepared",
+        "training.saved_files",
         "errors",
     }
     for name in in_folder("reporting"):

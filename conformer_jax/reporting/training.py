@@ -8,7 +8,7 @@ from conformer_jax.data import prepared
 from conformer_jax.errors import UserError
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
-from conformer_jax.training import checkpoint, diagnostics
+from conformer_jax.training import diagnostics, saved_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +321,7 @@ def _cited(run):
     prepared again since.
     """
     with contextlib.suppress(UserError, OSError, ValueError):
-        if cited := (checkpoint.read_meta(run.path) or {}).get("corpus"):
+        if cited := (saved_files.newest_meta(run.path / "checkpoints") or {}).get("corpus"):
             return cited
     with contextlib.suppress(UserError, LookupError):
         return prepared.cite(run.config.data.prepared)

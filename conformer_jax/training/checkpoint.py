@@ -241,13 +241,7 @@ def read_meta(workdir) -> dict | None:
     that training/encoder_file.py knows."""
     if file := encoder_file.find(workdir):
         return encoder_file.load(file)[0]
-    directory = pathlib.Path(workdir) / "checkpoints"
-    for step in sorted(saved_files.steps(directory), reverse=True):
-        try:
-            return saved_files.read_meta(directory / str(step))[0]
-        except (OSError, ValueError):
-            continue
-    return None
+    return saved_files.newest_meta(pathlib.Path(workdir) / "checkpoints")
 
 
 def load_encoder(origin, params):

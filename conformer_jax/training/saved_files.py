@@ -63,6 +63,16 @@ def read_meta(folder):
     return meta, digests
 
 
+def newest_meta(directory) -> dict | None:
+    """`meta` of the newest checkpoint below `directory` that can be read; None without one."""
+    for step in sorted(steps(directory), reverse=True):
+        try:
+            return read_meta(directory / str(step))[0]
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def mend_metrics(directory):
     """Writes the files that Orbax ranks by again where they are not what `meta` says: one that is
     damaged would end every run in this workdir."""

@@ -235,7 +235,7 @@ def test_the_report_says_which_clips_a_run_used(corpus, monkeypatch):
         run = runs.Run("x", corpus, config, [], None, [], [])
         assert ("any: 60 train clips (ids sha256" in training.facts(run)) is said
     # What was trained on, though the corpus may have been prepared again, or be gone.
-    monkeypatch.setattr(training.checkpoint, "read_meta", lambda path: {"corpus": "as it was"})
+    monkeypatch.setattr(training.saved_files, "newest_meta", lambda path: {"corpus": "as it was"})
     assert "as it was" in training.facts(run)
 
 
