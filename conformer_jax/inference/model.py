@@ -23,7 +23,6 @@ from conformer_jax.inference import ahead, trained, windows
 from conformer_jax.inference.ahead import End
 from conformer_jax.models.features import log_mel
 
-BATCH = 8  # windows at once
 _SHORTEST_S = 0.5  # of what is compiled; longer ones are twice that, four times, up to the window
 _LONGEST_S = 3600.0  # window
 
@@ -78,6 +77,7 @@ class Model:
       digest: of all that it is, 16 characters.
       width: E of its embeddings.
       feature_spec: of its log-mel.
+      batch: windows that it hears at once.
     """
 
     def __init__(self, found: trained.Trained, name: str):
@@ -95,6 +95,7 @@ class Model:
         self._params = jax.device_put(trained.tree(found.tensors))
         self.digest = _digest(found)
         self.width = self._width()
+        self.batch = _batch()
 
     def tag(self, sound, sample_rate=None, *, window_s=None, hop_s=None) -> Tags:
         """Probability of every label in every window.
@@ -199,7 +200,7 @@ class Model:
             ahead.read(sounds, window_bytes=window_bytes),
             functools.partial(self._run, want=want),
             lambda window: _bucket(len(window.audio), size, self.sample_rate),
-            batch=BATCH,
+            batch=self.batch,
             window_bytes=window_bytes,
         )
 
@@ -255,8 +256,8 @@ class Model:
         return windows.of_samples(sound, rate, self.sample_rate)
 
     def _run(self, batch, size, want):
-        """Parts of at most BATCH windows, each padded to `size` samples."""
-        rows = 1 if len(batch) == 1 else BATCH
+        """Parts of at most `batch` windows, each padded to `size` samples."""
+        rows = 1 if len(batch) == 1 else self.batch
         counts = np.ones(rows, np.int32)
         counts[: len(batch)] = [len(w.audio) for w in batch]
         head = want == "logits" and self._neighbours is None
@@ -299,6 +300,15 @@ def _outputs(params, audio, num_samples, *, model, head, frames):
 @functools.partial(jax.jit, static_argnames="spec")
 def _log_mel(audio, num_samples, spec):
     return log_mel(jnp.asarray(audio), num_samples, spec)
+
+
+def _batch() -> int:
+    """What is fastest (docs/performance.md): one core likes what stays in its cache. On
+    accelerators a guess."""
+    if jax.default_backend() != "cpu":
+        return 64
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 if cores == 1 else 16
 
 
 def _bucket(length, window, sample_rate) -> int:

@@ -40,7 +40,8 @@ def measure_folder(config, files) -> dict:
     """
     found = _random(config)
     model = models.Model(found, "random")
-    _hear_all(model, files[: 2 * models.BATCH], "logits")  # compiles
+    for want in ("logits", "embedding"):
+        _hear_all(model, files[: 2 * model.batch], want)  # compiles
     before = measure.resident()
     tagged = _hear_all(model, files, "logits")
     if not tagged["sound_s"]:
@@ -52,7 +53,7 @@ def measure_folder(config, files) -> dict:
         "config": {
             "name": config.name,
             "clip_s": model.window_s,
-            "batch": models.BATCH,
+            "batch": model.batch,
             "parameters": sum(x.size for x in found.tensors.values()),
         },
         "machine": measure.about_machine() | {"cores_used": len(measure.cores())},
