@@ -177,20 +177,34 @@ def example_batch(
         for row, one in zip(rows, found, strict=True):
             audio[row] = one
     shape = num_samples, multi_label, report, files
-    return stack(
-        [
-            read_example(source, int(i), p, bool(v), *shape, known)
-            for i, p, v, known in zip(indices, positions, valid, audio, strict=True)
-        ]
-    )
+    whole = np.zeros((len(indices), num_samples), np.int16)  # filled in place: rows are large
+    rows = [
+        read_example(source, int(i), p, bool(v), *shape, known, into)
+        for i, p, v, known, into in zip(indices, positions, valid, audio, whole, strict=True)
+    ]
+    return {"audio": whole} | stack(rows)
 
 
 def read_example(
-    source, index, position, valid, num_samples, multi_label, report, files=False, known=None
+    source,
+    index,
+    position,
+    valid,
+    num_samples,
+    multi_label,
+    report,
+    files=False,
+    known=None,
+    into=None,
 ) -> dict:
-    """One row of a batch, as `example_batch`; `known`: of `Source.read_pcm`, if it is read."""
-    row = {
-        "audio": np.zeros(num_samples, np.int16),
+    """One row of a batch, as `example_batch`.
+
+    known: what `Source.read_pcm` has found of it, where that was asked. into: zeros int16 [N] to
+    write the audio to; it is no part of the answer then.
+    """
+    audio_row = np.zeros(num_samples, np.int16) if into is None else into
+    row = {"audio": audio_row} if into is None else {}
+    row |= {
         "num_samples": np.int32(0),
         "valid": np.float32(0),
         "index": np.int32(0),
@@ -214,7 +228,7 @@ def read_example(
         report.bad(source.example_id(index), str(e), len(source))
         return row
     report.ok(source.example_id(index))
-    row["audio"][: len(audio)] = audio
+    audio_row[: len(audio)] = audio
     row["num_samples"] = np.int32(len(audio))
     row["valid"] = np.float32(1)
     row["index"] = np.int32(index)

@@ -195,7 +195,7 @@ class PreparedSource(Source):
         """
         self.sample_rate, self.label_names = sample_rate, tuple(label_names)
         self._stored = opened.summary["stored"]["encoding"]
-        self.at_once = self._stored == "pcm16"
+        self.at_once = True
         splits = [split for split in chosen if len(chosen[split])]
         self._index = [opened.index[split] for split in splits]
         self._reader = [_Shards(opened.files[s], opened.records[s]) for s in splits]
@@ -259,8 +259,8 @@ class PreparedSource(Source):
             if feature["sample_rate"].int64_list.value[0] != self.sample_rate:
                 return to_pcm16(self._crop(feature, num_samples, position))
             frames, rate = feature["num_samples"].int64_list.value[0], self.sample_rate
-            first, count, _, _ = plan_crop(frames, rate, rate, num_samples, position)
-            return np.frombuffer(feature["audio"].bytes_list.value[0], "<i2", count, 2 * first)
+            crop = plan_crop(frames, rate, rate, num_samples, position)
+            return decode(feature["audio"].bytes_list.value[0], self._stored, *crop[:2], "int16")
         except BadAudio as e:
             return e
         except (ValueError, IndexError) as e:
@@ -274,16 +274,17 @@ class PreparedSource(Source):
         return resample(audio, rate, self.sample_rate)[crop[2] : crop[2] + crop[3]]
 
 
-def decode(stored: bytes, encoding: str, first: int, count: int) -> np.ndarray:
-    """float32 [count] in [-1, 1) of a record's audio, from sample `first` on; raises BadAudio."""
+def decode(stored: bytes, encoding: str, first: int, count: int, dtype="float32") -> np.ndarray:
+    """A record's audio from sample `first` on: float32 [count] in [-1, 1), or the int16 that is
+    stored; raises BadAudio."""
     if encoding == "pcm16":
         pcm = np.frombuffer(stored, "<i2", count, 2 * first)
-        return pcm.astype(np.float32) / np.float32(2**15)
+        return pcm if dtype == "int16" else pcm.astype(np.float32) / np.float32(2**15)
     try:
         with soundfile.SoundFile(io.BytesIO(stored)) as sound:
             if first:
                 sound.seek(first)
-            audio = sound.read(count, dtype="float32")
+            audio = sound.read(count, dtype=dtype)
     except soundfile.LibsndfileError as e:
         raise BadAudio(f"damaged record: {e.error_string}") from None
     if len(audio) < count:

@@ -63,13 +63,14 @@ def test_batches_are_those_of_the_manifest(corpus, data):
         assert np.array_equal(values, same_batch[name]), name
 
 
-@pytest.mark.parametrize("loader", [host_loader, input_pipeline])
-def test_pcm_of_a_batch_is_read_at_once_to_the_same_bytes(corpus, tmp_path, loader, monkeypatch):
+@pytest.mark.parametrize(("loader", "encoding"), [(host_loader, "flac"), (input_pipeline, "pcm16")])
+def test_a_batch_is_read_at_once_to_the_same_bytes(corpus, tmp_path, loader, encoding, monkeypatch):
     source = f"manifest:{corpus / 'in' / 'manifest.csv'}"
-    flags = ["--encoding=pcm16", "--engine=processes", "--workers=1", "--shard_clips=25"]
+    flags = [f"--encoding={encoding}", "--engine=processes", "--workers=1", "--shard_clips=25"]
     assert prepare.main(["any", f"--source={source}", f"--output={tmp_path}", *flags]) == 0
-    config = config_of(corpus, "prepared")
+    config = config_of(corpus, "manifest")
     one = opened(config)
+    config.data.manifest = ""
     config.data.prepared = str(tmp_path)
     config.data.workers = 2
     found = opened(config)
