@@ -179,7 +179,8 @@ def _of_torch(path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.float().numpy() for name, tensor in state.items()}
     except Exception as error:  # of torch's many kinds
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split(". ")[0].splitlines()[0][:150]
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split(". ")[0]
+        reason = (reason.splitlines() or [type(error).__name__])[0][:150]
         raise UserError(f"{path} holds no state dict that can be read safely: {reason}") from error
 
 

@@ -69,6 +69,7 @@ def _predict(args) -> int:
 
     model = models.load(args.model)
     model.check_head()
+    model.window_samples(args.window)
     partial = _partial(args.output)
     heard, bad = _hear(args, model, found, partial)
     if heard:

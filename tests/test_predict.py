@@ -112,6 +112,7 @@ def test_mistakes_are_one_line_and_nothing_is_half_written(model, sounds, tmp_pa
         ([model, sounds, f"--output={tmp_path}/there.csv"], "--overwrite"),
         ([model, sounds, f"--output={tmp_path}/no/x.csv"], "no folder"),
         ([model, sounds, "--overlap=1"], "--overlap"),
+        ([model, sounds, "--window=5000", f"--output={tmp_path}/x.csv"], "a window of 5000"),
         ([model, sounds, "--threshold=2"], "--threshold"),
     ):
         printed = said(predict, arguments, capsys, 1)
@@ -120,6 +121,7 @@ def test_mistakes_are_one_line_and_nothing_is_half_written(model, sounds, tmp_pa
         assert printed.err.count("\n") == 1
         assert printed.out == ""
     assert (tmp_path / "there.csv").read_text() == "mine"
+    assert not (tmp_path / "x.csv.partial").exists()
     (sounds / "broken.wav").write_bytes(bytes(range(256)))
     printed = said(predict, [model, sounds, "--format=csv"], capsys)  # of a folder: passed over
     assert "broken.wav" in printed.err

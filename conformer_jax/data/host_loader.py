@@ -246,6 +246,13 @@ def stack(rows) -> dict:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+def _joined(parts) -> dict:
+    """Parts of a batch -> the batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def _run(plans, source, spec, report):
     """Yields the batches of `plans`, spec.prefetch of them being read ahead."""
     shape = spec.num_samples, spec.multi_label
@@ -253,8 +260,13 @@ def _run(plans, source, spec, report):
 
     def submit(plan):
         indices, positions, valid = plan
-        if source.at_once:
-            return pool.submit(example_batch, source, *plan, *shape, report, spec.distinct)
+        if source.at_once:  # in as many parts as keep all threads at work
+            parts = min(-(-spec.workers // (spec.prefetch + 1)), len(indices))
+            cut = lambda values: [None] * parts if values is None else np.array_split(values, parts)
+            return [
+                pool.submit(example_batch, source, *part, *shape, report, spec.distinct)
+                for part in zip(*map(cut, plan), strict=True)
+            ]
         positions = [None] * len(indices) if positions is None else positions
         return [
             pool.submit(read_example, source, int(i), p, bool(v), *shape, report, spec.distinct)
@@ -269,9 +281,7 @@ def _run(plans, source, spec, report):
             if not ahead:
                 return
             batch = ahead.popleft()
-            if source.at_once:
-                yield batch.result()
-            else:
-                yield stack([row.result() for row in batch])
+            found = [one.result() for one in batch]
+            yield _joined(found) if source.at_once else stack(found)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

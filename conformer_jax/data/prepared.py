@@ -27,6 +27,7 @@ from conformer_jax.data.content import of_name
 from conformer_jax.data.source import Source
 
 SUMMARY = "summary.json"
+_AT_ONCE = 32 << 20  # bytes of audio: records may hold ten minutes
 # Splits by which papers judge: trained on only where config.data.train_folds names them.
 HELD_OUT_SPLITS = ("validation", "test", "eval")
 
@@ -246,9 +247,14 @@ class PreparedSource(Source):
         found = [None] * len(indices)
         for split in set(self._split[indices].tolist()):
             rows = [row for row, i in enumerate(indices) if self._split[i] == split]
-            records = self._record[np.asarray(indices)[rows]].tolist()
-            for row, example in zip(rows, self._reader[split].examples(records), strict=True):
-                found[row] = self._pcm(example, num_samples, positions[row])
+            records = self._record[np.asarray(indices)[rows]]
+            sizes = np.cumsum(2 * self._index[split].num_samples[records])
+            for group in np.split(
+                np.arange(len(rows)), np.flatnonzero(np.diff(sizes // _AT_ONCE)) + 1
+            ):
+                examples = self._reader[split].examples(records[group].tolist())
+                for one, example in zip(group, examples, strict=True):
+                    found[rows[one]] = self._pcm(example, num_samples, positions[rows[one]])
         return found
 
     def _pcm(self, example, num_samples, position):

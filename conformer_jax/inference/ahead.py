@@ -1,7 +1,6 @@
 """Windows of many sounds: read ahead on threads of their own, heard in full batches, in order."""
 
 import collections
-import concurrent.futures
 import os
 import queue
 import threading
@@ -37,20 +36,28 @@ def read(sounds: Iterable[Callable[[], Iterator]], *, window_bytes: int, threads
     threads = threads or max(1, min(8, (os.cpu_count() or 1) // 2))
     ahead = 4 * threads  # sounds
     depth = max(1, min(16, _MEMORY // (ahead * window_bytes)))  # windows of each
-    stop = threading.Event()
-    pool = concurrent.futures.ThreadPoolExecutor(threads, "read-ahead")
+    stop, work = threading.Event(), queue.SimpleQueue()
+    for _ in range(threads):
+        # Daemons: whoever forgets to close this can still end the process.
+        threading.Thread(target=_work, args=(work, stop), name="read-ahead", daemon=True).start()
     begun = collections.deque()
     try:
         for number, sound in enumerate(sounds):
             begun.append((number, queue.Queue(depth)))
-            pool.submit(_fill, sound, begun[-1][1], stop)
+            work.put((sound, begun[-1][1]))
             if len(begun) == ahead:
                 yield from _drain(*begun.popleft())
         while begun:
             yield from _drain(*begun.popleft())
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(threads):
+            work.put(None)
+
+
+def _work(work, stop):
+    while (one := work.get()) is not None and not stop.is_set():
+        _fill(*one, stop)
 
 
 def _fill(sound, into, stop):
@@ -114,9 +121,18 @@ def hear(
     Yields:
       (number, result) in the order of `items`, End as it came.
     """
+    try:
+        yield from _hear(iter(items), run, bucket, batch, window_bytes)
+    finally:
+        # An exception's traceback would keep `read` alive, and its threads at work.
+        if hasattr(items, "close"):
+            items.close()
+
+
+def _hear(items, run, bucket, batch, window_bytes):
     most = max(batch, min(4 * batch, _MEMORY // window_bytes))
     waiting, counts = collections.deque(), collections.Counter()  # windows not heard, by bucket
-    items, ended = iter(items), False
+    ended = False
     while waiting or not ended:
         while waiting and waiting[0].result is not None:
             entry = waiting.popleft()

@@ -55,7 +55,7 @@ def cut(sound: Sound, size: int, hop: int) -> Iterator[Window]:
             length += len(parts[-1])
         held, first = np.concatenate(parts or [held[:0]]), start
         if len(held):  # a resampler may round the length down by one
-            yield Window(start, held[:size])
+            yield Window(start, held[:size].copy())  # a view would keep the whole block
     for _ in blocks:  # to its end: that it is truncated shows there
         pass
 

@@ -1,8 +1,9 @@
 """How fast a config's sound is read: opening, first batch, each loader beside decoding alone.
 
-Decoding alone reads the same crops of the same clips in random order, on as many threads as there
-are cores: records of a prepared corpus, or files by soundfile. What the loaders do beyond that is
-their cost: resampling, batches, order, labels, a thread's hand to another.
+Decoding alone reads clips in random order, one by one, as much of each as a crop is long, on as
+many threads as there are cores: records of a prepared corpus (of any split, the middle of each),
+or files of a manifest by soundfile. What the loaders do beyond that is their cost: resampling,
+batches, order, labels, a thread's hand to another. What cannot be read does not count.
 """
 
 import concurrent.futures
@@ -15,7 +16,7 @@ import numpy as np
 import soundfile
 
 from conformer_jax.data import host_loader, manifest, prepared
-from conformer_jax.data.sources import BadAudioReport
+from conformer_jax.data.sources import BadAudio, BadAudioReport
 from conformer_jax.errors import UserError
 from conformer_jax.measuring import measure
 from conformer_jax.models import flops
@@ -123,9 +124,7 @@ def _alone(config, seconds):
     positions = rng.uniform(size=1 << 16)
 
     def some(numbers):
-        for number in numbers:
-            read(int(number), positions[number % len(positions)])
-        return len(numbers)
+        return sum(read(int(number), positions[number % len(positions)]) for number in numbers)
 
     at_once = min(_AT_ONCE, max(1, count // threads))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -152,22 +151,31 @@ def _reader(config):
             for split in opened.records
         ]
         places = [(source, i) for source in sources for i in range(len(source))]
-        return lambda number, position: places[number][0].read_stored(
-            places[number][1], wanted
-        ), len(places)
+
+        def read_record(number, position):
+            del position
+            source, i = places[number]
+            try:
+                return len(source.read_stored(i, wanted)[0]) > 0
+            except (BadAudio, ValueError):  # the loaders pass it over, too
+                return False
+
+        return read_record, len(places)
     rows = manifest.read_manifest(config.data.manifest)
 
-    def read(number, position):
+    def read_file(number, position):
+        row = rows[number]
         try:
-            with soundfile.SoundFile(rows[number].path) as sound:
-                count = min(sound.frames, round(wanted * sound.samplerate))
-                if count < sound.frames:
-                    sound.seek(int(position * (sound.frames - count)))
-                sound.read(count, dtype="float32")
-        except soundfile.LibsndfileError:  # the loaders pass it over, too
-            return
+            with soundfile.SoundFile(row.path) as sound:
+                first = round(row.start * sound.samplerate)
+                end = sound.frames if row.end is None else round(row.end * sound.samplerate)
+                count = min(end - first, round(wanted * sound.samplerate))
+                sound.seek(first + int(position * (end - first - count)))
+                return len(sound.read(count, dtype="float32")) > 0
+        except soundfile.LibsndfileError:
+            return False
 
-    return read, len(rows)
+    return read_file, len(rows)
 
 
 def hosts(result: dict) -> str:

@@ -1,7 +1,7 @@
 """An encoder as one small file: bfloat16 safetensors, with its config and feature statistics.
 
 `config.init_from` takes such a file wherever it takes the workdir of a run, and `pretrained:tiny`
-for the one that comes with the package (assets/tiny.md is its model card).
+for one that comes with the package (assets/ has their model cards).
 """
 
 import hashlib

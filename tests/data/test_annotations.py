@@ -212,7 +212,6 @@ def test_who_heard_the_file_has_heard_its_parts(tmp_path):
 
 
 def test_every_source_tells_the_whole_file(tmp_path):
-    """SyntheticSource is no subclass of Source."""
     made_up = SyntheticSource(
         SyntheticSpec(2, 1, 1, (15.0, 40.0)),
         "train",

@@ -1,5 +1,7 @@
 """A run on a prepared corpus: which clips it hears, and the same batches as from the files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -86,6 +88,18 @@ def test_a_batch_is_read_at_once_to_the_same_bytes(corpus, tmp_path, loader, enc
         return two
 
     wanted = first_two(one.train)
+    plan = host_loader.eval_plan(found.held_out, spec, 0, 1)
+    last = list(plan.plan(plan.count - 1))  # filled with rows that are not valid, from the middle
+    assert not last[2].all()
+    rows = [
+        host_loader.example_batch(side.held_out, *last, spec.num_samples, False, report)
+        for side in (found, one)
+    ]
+    np.testing.assert_array_equal(rows[0]["audio"], rows[1]["audio"])
+    np.testing.assert_array_equal(rows[0]["valid"], rows[1]["valid"])
+    if loader is host_loader:  # several parts of a batch, and several groups of a part
+        spec = dataclasses.replace(spec, workers=5, prefetch=1)
+        monkeypatch.setattr(prepared, "_AT_ONCE", 20_000)
 
     def never(*_):
         raise AssertionError("read one by one")

@@ -1,6 +1,8 @@
 """Reading ahead and batches over files: order, errors, bounded, and nothing left running."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 
@@ -81,3 +83,25 @@ def test_what_is_no_users_mistake_is_raised_where_it_is_asked_for():
 
     with pytest.raises(MemoryError):
         list(ahead.read([broken], window_bytes=1))
+
+
+ENDLESS = """
+import itertools
+from conformer_jax.inference import ahead
+
+def run(windows, size):
+    if {fails}:
+        raise RuntimeError("no memory on the device")
+    return windows
+
+read = ahead.read([itertools.count] * 3, window_bytes=1)
+heard = ahead.hear(read, run, lambda window: 1, batch=4, window_bytes=1)
+next(heard)
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [(True, 1), (False, 0)])
+def test_a_process_ends_though_its_threads_were_not_told_to(fails, code):
+    """An exception, and an iterator that nobody goes on with."""
+    command = [sys.executable, "-c", ENDLESS.format(fails=fails)]
+    assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == code

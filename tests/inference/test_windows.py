@@ -23,6 +23,7 @@ def test_windows_are_the_same_whatever_the_blocks(block, size, hop):
     assert [w.start for w in found] == windows.starts(233, size, hop)
     for window in found:
         np.testing.assert_array_equal(window.audio, audio[window.start : window.start + size])
+        assert window.audio.base is None  # it keeps no block alive
     assert found[-1].start + len(found[-1].audio) == 233
     assert len({w.start for w in found}) == len(found)
 
