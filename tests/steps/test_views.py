@@ -127,3 +127,19 @@ def test_more_bands_than_bins_are_refused():
     config.bands = 65
     with pytest.raises(ValueError, match=r"config\.views\.bands = 65 is more than .*num_mels = 64"):
         views.make_spec(config, hop_s=0.01, stride=4, num_mels=64)
+
+
+def test_noise_lies_below_what_sounds():
+    """At the mean's power, as in BYOL-A, it moves the mean by log 2 and drowns half of a clip."""
+    plain, noisy = (
+        np.asarray(
+            views.make(
+                batch_of(), FEATURES, dataclasses.replace(PLAIN, noise=noise, noise_share=1.0),
+                mix=False,
+            ).features
+        )
+        for noise in (0.0, 0.2)
+    )  # fmt: skip
+    moved = noisy - plain
+    assert np.abs(moved[plain > 0]).mean() < 0.2
+    assert (np.abs(moved).reshape(len(moved), 2, -1).max(-1) > 0.01).all()
