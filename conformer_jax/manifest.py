@@ -10,8 +10,7 @@ from conformer_jax.data.folder import Annotated, write_manifest
 _CRASHED, _INTERRUPTED = 70, 130  # as of the commands that train
 
 
-def main(argv=None) -> int:
-    """The command; returns its exit code."""
+def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m conformer_jax.manifest",
         description="Write a manifest (CSV) of the audio files in a folder, one subfolder a class.",
@@ -46,12 +45,29 @@ def main(argv=None) -> int:
         metavar="NAME",
         help="column of Raven's tables with the labels; default: Label, Annotation, Species, ...",
     )
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--add",
+        metavar="MANIFEST",
+        help="list the rows of another manifest, too, such as that of labelled files beside "
+        "annotated recordings; of a file that is listed already, none",
+    )
+    return parser
+
+
+def main(argv=None) -> int:
+    """The command; returns its exit code."""
+    args = _parser().parse_args(argv)
     annotated = Annotated(args.annotations, args.label_column) if args.annotations else None
     try:
         print(
             write_manifest(
-                args.folder, args.output, args.folds, args.label_from, args.group, annotated
+                args.folder,
+                args.output,
+                args.folds,
+                args.label_from,
+                args.group,
+                annotated,
+                args.add,
             )
         )
     except DataError as e:

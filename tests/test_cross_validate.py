@@ -264,7 +264,7 @@ def test_what_flatters_is_counted_over_the_folds(found, validated, monkeypatch, 
     assert json.loads((tmp_path / "cv" / "folds.json").read_text()) == summary
     table = cross_validate.table(summary)
     assert ("has heard 3 of the 12 held-out clips" in table) == ("heard" in found)
-    assert ("6 held-out clips are trained on, too" in table) == ("copies" in found)
+    assert ("6 held-out clips are copies of what is trained on" in table) == ("copies" in found)
 
 
 def test_negatives_in_a_fold_of_their_own_are_trained_on(validated, monkeypatch, tmp_path, caplog):

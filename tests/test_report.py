@@ -144,7 +144,9 @@ def test_what_flatters_the_figures_is_said(elements):
     assert "3 of 11: these figures flatter it" in said
     assert "2: these figures flatter the model" in said
     assert "The encoder has heard 4 of the 6 clips: these figures flatter it." in said
-    assert any(text.startswith("1 held-out clips are trained on, too") for text in said)
+    assert any(
+        text.startswith("1 held-out clips are copies of what is trained on") for text in said
+    )
 
 
 def test_what_comes_from_data_is_escaped(text, elements):

@@ -45,6 +45,10 @@ def _labelled(config, workdir):
         ", ".join(there),
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
+        f"Next, on a recording: python -m conformer_jax.predict {shlex.quote(str(workdir))} "
+        f"RECORDING --page=heard.html"
+        if config.task != "mlp_probe"  # which keeps no model
+        else "",
     ]
     return "\n".join(line for line in lines if line)
 
@@ -142,8 +146,8 @@ def flatters(record) -> list[str]:
         )
     if record.get("copies"):
         told.append(
-            f"{record['copies']:.0f} held-out clips are trained on, too, under another name: these "
-            f"figures flatter the model"
+            f"{record['copies']:.0f} held-out clips are copies of what is trained on, or parts of "
+            f"the same recordings: these figures flatter the model"
         )
     return told
 

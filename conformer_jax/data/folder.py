@@ -13,7 +13,7 @@ from typing import NamedTuple
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
-from conformer_jax.data.manifest import join_labels, read_records
+from conformer_jax.data.manifest import join_labels, read_manifest, read_records
 from conformer_jax.data.tree import ADVICE, find, is_text
 
 _SHOWN = 8  # names in a list of the summary
@@ -34,6 +34,7 @@ class _Clip(NamedTuple):
     labels: tuple[str, ...]
     start: float = 0.0
     end: float | None = None
+    fold: str = ""
 
     @property
     def seconds(self):
@@ -49,7 +50,7 @@ class Annotated(NamedTuple):
 
 
 def write_manifest(
-    folder, output=None, folds=0, label_from="parent", group=None, annotated=None
+    folder, output=None, folds=0, label_from="parent", group=None, annotated=None, add=None
 ) -> str:
     """Writes a manifest of the audio below `folder`; returns a summary to print.
 
@@ -67,6 +68,7 @@ def write_manifest(
         regular expression for `name`s. It is written as a column, 'group' in the latter case.
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
+      add: another manifest, whose rows are listed, too, but for files that are listed already.
 
     Raises:
       DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
@@ -75,15 +77,17 @@ def write_manifest(
     """
     folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
     found, sounds, unreadable = _listen(folder, output, unreadable_list)
-    texts = [path for path, _ in unreadable if is_text(path)]
-    by_extension = collections.Counter(
-        path.suffix.lower() or "no extension" for path, _ in unreadable if path not in set(texts)
-    )
+    texts, by_extension = _kinds(unreadable)
     tables, told = 0, []
     if annotated:
         clips, tables, told = _annotated_parts(folder, output, sounds, annotated)
     else:
         clips = [_Clip(s, tuple(filter(None, [_label(s.folders, label_from)]))) for s in sounds]
+    if clips and not told:
+        told = list(_contents(sounds, [_first(clip) for clip in clips], label_from))
+    if add and clips:
+        clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
+        told += _in_all(clips, len(more), add)
     labels = [_first(clip) for clip in clips]
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
     reasons = [(_spelled(path, output.parent), reason) for path, reason in unreadable]
@@ -93,18 +97,16 @@ def write_manifest(
         with contextlib.suppress(OSError):  # of an earlier run
             unreadable_list.unlink(missing_ok=True)
     if not rows:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in by_extension.most_common(_SHOWN))
-        what = f"{kinds}; " if kinds else ""
-        why = f"; {what}what it contains is listed in {unreadable_list}" if unreadable else ""
-        raise DataError(f"{folder} contains no readable audio{why}")
+        raise DataError(f"{folder} contains no readable audio{_why(unreadable_list, by_extension)}")
     _replace(output, columns, rows)
 
     lines = [
         f"Wrote {output}",
-        *(told or _contents(sounds, labels, label_from)),
+        *told,
+        *_single(clips),
         *_left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
         *(_folds(folds, labels, dealt, grouped) if folds else ()),
-        *_next(output, len({label for clip in clips for label in clip.labels}), folds),
+        *_next(output, clips, folds),
     ]
     return "\n".join(lines)
 
@@ -112,7 +114,7 @@ def write_manifest(
 def _table(clips, output, folds, group):
     """Columns and rows of the manifest; the fold and the group of each."""
     columns, names = ["path", "label", "fold", "duration_s"], [clip.sound.name for clip in clips]
-    dealt, grouped = [""] * len(clips), [None] * len(clips)
+    dealt, grouped = [clip.fold for clip in clips], [None] * len(clips)
     parts = any(clip.end is not None for clip in clips)
     columns += ["start", "end"] if parts else []
     if group and clips:
@@ -126,9 +128,57 @@ def _table(clips, output, folds, group):
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
         row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
-        row += [f"{clip.start:.6f}", f"{clip.end:.6f}"] if parts else []
+        row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
     return columns, rows, dealt, grouped
+
+
+def _kinds(unreadable):
+    """Texts among what cannot be read, and how many of the rest there are of each extension."""
+    texts = {path for path, _ in unreadable if is_text(path)}
+    rest = [path for path, _ in unreadable if path not in texts]
+    return texts, collections.Counter(path.suffix.lower() or "no extension" for path in rest)
+
+
+def _why(unreadable_list, by_extension):
+    """Why nothing is listed, as far as it is known."""
+    if not unreadable_list.exists():
+        return ""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in by_extension.most_common(_SHOWN))
+    return f"; {f'{kinds}; ' if kinds else ''}what it contains is listed in {unreadable_list}"
+
+
+def _in_all(clips, added, manifest):
+    classes = sorted({label for clip in clips for label in clip.labels})
+    yield f"  added       {added} rows of {manifest}"
+    yield f"  in all      {len(clips)} rows, {len(classes)} classes: {_some(classes)}"
+
+
+def _bounds(clip):
+    return ["", ""] if clip.end is None else [f"{clip.start:.6f}", f"{clip.end:.6f}"]
+
+
+def _added(manifest, output, listed):
+    """The rows of another manifest as _Clips; paths become relative to `output`."""
+    lengths = {line: record.get("duration_s") for line, record in read_records(manifest)}
+    clips = []
+    for row, length in zip(read_manifest(manifest), lengths.values(), strict=True):
+        name = Path(os.path.relpath(row.path, output.parent)).as_posix()
+        if name in listed:
+            continue
+        try:
+            seconds = float(length)
+        except (TypeError, ValueError):
+            try:
+                frames, rate = audio_length(row.path)
+            except BadAudio as e:
+                raise DataError(f"{manifest}: {row.name}: {e}") from None
+            seconds = frames / rate
+        end = row.end
+        if end is None and row.start:
+            end = row.start + seconds
+        clips.append(_Clip(_Sound(name, (), seconds), row.labels, row.start, end, row.fold))
+    return clips
 
 
 def _first(clip):
@@ -254,6 +304,12 @@ def _contents(sounds, labels, label_from):
         yield "  WARNING     one class only: a classifier needs two, each in a subfolder of its own"
 
 
+def _single(clips):
+    counts = collections.Counter(label for clip in clips for label in clip.labels)
+    if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
+        yield f"  WARNING     one clip alone, from which little is learned: {_some(once)}"
+
+
 def _left_out(folder, found, by_extension, num_texts, unreadable_list):
     """What is not listed, the commonest kinds first, and what would read them."""
     where = f", see {unreadable_list}" if by_extension else ""
@@ -283,19 +339,25 @@ def _folds(folds, labels, dealt, grouped):
         yield f"  WARNING     not in every fold, for want of files or groups: {_some(few)}"
 
 
-def _next(manifest, num_classes, folds):
+def _next(manifest, clips, folds):
     """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
     data = shlex.quote(f"--config.data.manifest={manifest}")
-    if num_classes > 1:
+    if len({label for clip in clips for label in clip.labels}) > 1:
         module = "cross_validate" if folds else "main"
         yield (
             f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
             f"--config=configs/finetune.py:probe {data}"
         )
+    if len({label for clip in clips for label in clip.labels}) > 1 and not _long(clips):
+        return
     yield (
         "Next, with an hour of sound or more: python -m conformer_jax.main "
         f"--config=configs/pretrain.py:tiny {data}"
     )
+
+
+def _long(clips):
+    return sum(clip.seconds for clip in clips) >= 3600
 
 
 def _some(names) -> str:

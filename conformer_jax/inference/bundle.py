@@ -126,6 +126,8 @@ def card(
         "Steps of training": str(meta["step"]),
         "Versions": ", ".join(f"{name} {v}" for name, v in sorted(meta["versions"].items())),
     }
+    if not meta["step"]:  # a probe takes none
+        del rows["Steps of training"]
     if not labels:
         del rows["Several labels at once"], rows["Thresholds"]
     lines = [*front, f"# {title}", "", "```python", "import conformer_jax", ""]

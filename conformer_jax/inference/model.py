@@ -97,6 +97,10 @@ class Model:
         self.width = self._width()
         self.batch = _batch()
 
+    def __repr__(self):
+        labels = f"{len(self.label_names)} labels" if self.label_names else "no labels"
+        return f"<conformer_jax model {self.name}: {labels}, windows of {self.window_s:g} s>"
+
     def tag(self, sound, sample_rate=None, *, window_s=None, hop_s=None) -> Tags:
         """Probability of every label in every window.
 

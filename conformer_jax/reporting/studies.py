@@ -242,8 +242,8 @@ def folds(study: dict, fold_runs) -> Markup:
         told = f"The encoder has heard {study.get('heard')} of the {study['heard_of']} clips"
         parts.append(tag("p", f"{told}{flatters}."))
     if study.get("copies"):
-        told = f"{study['copies']} held-out clips are trained on, too, under another name"
-        parts.append(tag("p", f"{told}: these figures flatter the model."))
+        told = f"{study['copies']} held-out clips are copies of what is trained on, or parts of the"
+        parts.append(tag("p", f"{told} same recordings: these figures flatter the model."))
     if study.get("control"):
         parts.append(_fold_table(study["control"]))
     if fold_runs and (curves := _curves(fold_runs, "labels")):

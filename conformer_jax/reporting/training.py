@@ -367,7 +367,7 @@ def facts(run) -> Markup:
         found["Held-out clips that the encoder has heard"] = f"{count:.0f} of {of:.0f}{flatters}"
     if held_out.get("copies"):
         told = f"{held_out['copies']:.0f}: these figures flatter the model"
-        found["Held-out clips that are trained on, too, under another name"] = told
+        found["Held-out clips that are copies or parts of what is trained on"] = told
     if train.get("finite", 1.0) != 1.0:
         found["Steps skipped"] = f"{percent(1 - train['finite'])} of the last stretch: not finite"
     pairs = (join(tag("dt", name), tag("dd", value)) for name, value in found.items())

@@ -109,6 +109,15 @@ def _check_task(saved, wanted, path):
             f"{path} holds the results of another task (task: {task!r} -> {wanted['task']!r}): "
             f"choose another --workdir, or delete it to start again"
         )
+    if not finished:
+        return
+    for field in ("manifest", "tfds_name", "prepared"):
+        before, now = (config.get("data", {}).get(field) or "" for config in (saved, wanted))
+        if before != now:
+            raise UserError(
+                f"{path} holds what was made of other sounds (data.{field}: {before!r} -> "
+                f"{now!r}): choose another --workdir, or delete it to start again"
+            )
 
 
 def check_path(workdir) -> None:

@@ -224,3 +224,32 @@ def test_every_source_tells_the_whole_file(tmp_path):
     files = content.of_rows(read_manifest(tmp_path / "m.csv"), tmp_path / "m.csv")
     for source in (made_up, Subset(made_up, [1]), ManifestSource(files, RATE)):
         assert (content.of_whole_files(source) == content.of_source(source)).all()
+
+
+def test_labelled_files_are_added_to_annotated_recordings(tmp_path, capsys):
+    """What predict wrote, corrected, beside the folders that the first model learned from."""
+    for name in ("own/dog/1.wav", "own/dog/2.wav", "own/cat/3.wav", "rec/day.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        record(tmp_path / name, seed=len(name))
+    (tmp_path / "rec/day.txt").write_text("0.0\t0.5\tdog\n0.5\t1.0\towl\n")
+    assert manifest.main([str(tmp_path / "own"), "--folds=2"]) == 0
+    folds = {row.name: row.fold for row in read_manifest(tmp_path / "own/manifest.csv")}
+    flags = ["--annotations=audacity", f"--add={tmp_path}/own/manifest.csv"]
+    capsys.readouterr()
+    assert manifest.main([str(tmp_path / "rec"), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "added       3 rows" in said
+    assert "in all      5 rows, 3 classes: cat, dog, owl" in said
+    assert "one clip alone, from which little is learned: cat, owl" in said
+    rows = read_manifest(tmp_path / "rec/manifest.csv")
+    assert [(row.name, row.labels, row.start, row.end) for row in rows] == [
+        ("day.wav#t=0,0.5", ("dog",), 0.0, 0.5),
+        ("day.wav#t=0.5,1", ("owl",), 0.5, 1.0),
+        ("../own/cat/3.wav", ("cat",), 0.0, None),
+        ("../own/dog/1.wav", ("dog",), 0.0, None),
+        ("../own/dog/2.wav", ("dog",), 0.0, None),
+    ]
+    assert {row.name.removeprefix("../own/"): row.fold for row in rows[2:]} == folds
+    # Once more: a file that is listed already is not listed twice.
+    assert manifest.main([str(tmp_path / "own"), flags[1]]) == 0
+    assert "added       0 rows" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """A loaded model: the same answer in any company, strict about what it reads."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -149,6 +150,20 @@ def test_damage_is_seen_wherever_it_is(toy_file, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
             conformer_jax.load(path)
+
+
+def test_a_saved_model_is_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        model_file.save(tmp_path / "m.safetensors", *toy())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_model_says_what_it_is(loaded):
+    assert "3 labels" in repr(loaded)
+    assert "windows of 1 s" in repr(loaded)
 
 
 def test_numbers_that_are_not_finite_are_not_saved(tmp_path):

@@ -104,3 +104,15 @@ def test_one_fold_is_the_same_as_a_number_and_as_a_string(tmp_path):
     begun(tmp_path, config, lambda content: content["data"].update(eval_folds=[1]))
     config.data.eval_folds = ("1",)
     workdir.claim(tmp_path, config)
+
+
+def test_a_probe_of_other_sounds_is_not_replaced(tmp_path):
+    config = finetune.get_config("probe")
+    config.data.manifest = "a.csv"
+    workdir.claim(tmp_path, config)
+    (tmp_path / "metrics.jsonl").touch()
+    config.probe.l2 = 0.5  # another probe of the same sounds
+    workdir.claim(tmp_path, config)
+    config.data.manifest = "b.csv"
+    with pytest.raises(UserError, match=r"other sounds \(data.manifest: 'a.csv' -> 'b.csv'"):
+        workdir.claim(tmp_path, config)
