@@ -139,6 +139,23 @@ def test_a_batch_is_read_at_once_to_the_same_bytes(corpus, tmp_path, loader, enc
         np.testing.assert_array_equal(batch["audio"][i], to_pcm16(wanted[i]))
 
 
+def test_rows_of_several_splits_keep_their_positions(corpus, monkeypatch):
+    found = prepared.open_folder(corpus / "out")
+    twice = {
+        name: getattr(found, name) | {"again": getattr(found, name)["train"]}
+        for name in ("files", "records", "index")
+    }
+    source = prepared.PreparedSource(
+        found._replace(**twice), {"train": np.arange(0, 60, 2), "again": np.arange(1, 60, 2)}, RATE
+    )
+    draw = np.random.default_rng(0)
+    indices, positions = draw.permutation(60), draw.uniform(size=60).tolist()
+    monkeypatch.setattr(prepared, "_AT_ONCE", 20_000)
+    audio = source.read_pcm(indices, 1000, positions)
+    for one, i, position in zip(audio, indices, positions, strict=True):
+        np.testing.assert_array_equal(one, to_pcm16(source.read(i, 1000, position)))
+
+
 def index_of(split_sizes):
     """An Opened of nothing but its index: split -> (contents, folds)."""
     index = {}
