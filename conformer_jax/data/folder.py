@@ -106,7 +106,7 @@ def write_manifest(
         *_single(clips),
         *_left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
         *(_folds(folds, labels, dealt, grouped) if folds else ()),
-        *_next(output, clips, folds),
+        *_advice(output, clips, folds),
     ]
     return "\n".join(lines)
 
@@ -148,9 +148,9 @@ def _why(unreadable_list, by_extension):
     return f"; {f'{kinds}; ' if kinds else ''}what it contains is listed in {unreadable_list}"
 
 
-def _in_all(clips, added, manifest):
+def _in_all(clips, added, other):
     classes = sorted({label for clip in clips for label in clip.labels})
-    yield f"  added       {added} rows of {manifest}"
+    yield f"  added       {added} rows of {other}"
     yield f"  in all      {len(clips)} rows, {len(classes)} classes: {_some(classes)}"
 
 
@@ -158,11 +158,11 @@ def _bounds(clip):
     return ["", ""] if clip.end is None else [f"{clip.start:.6f}", f"{clip.end:.6f}"]
 
 
-def _added(manifest, output, listed):
+def _added(other, output, listed):
     """The rows of another manifest as _Clips; paths become relative to `output`."""
-    lengths = {line: record.get("duration_s") for line, record in read_records(manifest)}
+    lengths = {line: record.get("duration_s") for line, record in read_records(other)}
     clips = []
-    for row, length in zip(read_manifest(manifest), lengths.values(), strict=True):
+    for row, length in zip(read_manifest(other), lengths.values(), strict=True):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
         if name in listed:
             continue
@@ -172,7 +172,7 @@ def _added(manifest, output, listed):
             try:
                 frames, rate = audio_length(row.path)
             except BadAudio as e:
-                raise DataError(f"{manifest}: {row.name}: {e}") from None
+                raise DataError(f"{other}: {row.name}: {e}") from None
             seconds = frames / rate
         end = row.end
         if end is None and row.start:
@@ -339,7 +339,7 @@ def _folds(folds, labels, dealt, grouped):
         yield f"  WARNING     not in every fold, for want of files or groups: {_some(few)}"
 
 
-def _next(manifest, clips, folds):
+def _advice(manifest, clips, folds):
     """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
     data = shlex.quote(f"--config.data.manifest={manifest}")
     if len({label for clip in clips for label in clip.labels}) > 1:

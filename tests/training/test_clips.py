@@ -192,7 +192,7 @@ def test_what_was_heard_travels_with_fine_tuning_and_in_encoder_files(tmp_path, 
     tuned.data.eval_share, tuned.init_from = 0.5, str(file)
     assert judged(tuned, tmp_path)["heard"] > 0
     # What began as an encoder without a record has heard that, at least.
-    tuned.init_from = "pretrained:tiny"
+    tuned.init_from = "pretrained:tiny-wav2vec2"
     sources, known = opened(tuned, tmp_path / "same")
     clips.write(tmp_path / "same", known, sources.train)
     tuned.init_from = str(tmp_path / "same")
@@ -205,10 +205,10 @@ def test_what_was_heard_travels_with_fine_tuning_and_in_encoder_files(tmp_path, 
 def test_what_is_not_recorded_is_said_once_and_never_counted(tmp_path, caplog):
     caplog.set_level("INFO")
     config = config_of(write(tmp_path, NAMES), "finetune")
-    config.init_from = "pretrained:tiny"
+    config.init_from = "pretrained:tiny-wav2vec2"
     assert judged(config, tmp_path) == {}
     assert judged(config, tmp_path) == {}
-    said = "pretrained:tiny does not say which clips its encoder has heard"
+    said = "pretrained:tiny-wav2vec2 does not say which clips its encoder has heard"
     assert caplog.text.count(said) <= 1
     config.data.refuse_heard = True
     with pytest.raises(UserError, match="is not recorded; take an encoder of this version"):

@@ -47,7 +47,7 @@ DAMAGES = ("truncated", "binary", "json", "missing", "flip", "flip")
 class Clips:
     """Two noise clips, of which no second look at is needed where the cache is whole."""
 
-    sample_rate, label_names = 16000, ()
+    sample_rate, label_names, at_once = 16000, (), False
 
     def __len__(self):
         return 2

@@ -15,7 +15,7 @@ from conformer_jax.training import statistics
 class Clips:
     """Three noise clips of different lengths; the second cannot be read."""
 
-    sample_rate, label_names, bad = 16000, (), (1,)
+    sample_rate, label_names, bad, at_once = 16000, (), (1,), False
     contents = (10, 11, 12)
 
     def __init__(self):
