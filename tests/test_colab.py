@@ -27,7 +27,7 @@ def test_the_notebook_is_its_source_without_outputs(name):
     assert not any(word in cell for cell in code for word in ("def ", "class ", "lambda"))
 
 
-@pytest.mark.slow  # 4 to 5 minutes each on two cores that had ten times as much to do besides
+@pytest.mark.slow  # a minute each on two quiet cores, five on busy ones
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_from_a_fresh_kernel(name, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs the extra 'test'")
