@@ -75,62 +75,49 @@ def _planner(plan, rows):
 
 
 def _reader(source, spec, report, failures):
-    """host_loader.read_example for tf.data; what it raises is added to `failures`, too."""
-    tensors = _tensors(source, spec)
+    """host_loader.read_example for tf.data."""
+    rest = spec.num_samples, spec.multi_label, report, spec.distinct
 
     def read(index, position, valid):
-        try:
-            row = host_loader.read_example(
-                source,
-                int(index),
-                None if np.isnan(position) else position,
-                bool(valid),
-                spec.num_samples,
-                spec.multi_label,
-                report,
-                spec.distinct,
-            )
-        except Exception as e:
-            failures.append(e)
-            raise
-        return [row[key] for key in tensors]
+        position = None if np.isnan(position) else position
+        return host_loader.read_example(source, int(index), position, bool(valid), *rest)
 
-    def read_row(index, position, valid):
-        dtypes = [dtype for _, dtype in tensors.values()]
-        found = tf.numpy_function(read, [index, position, valid], dtypes)
-        row = dict(zip(tensors, found, strict=True))
-        return {key: tf.ensure_shape(row[key], shape) for key, (shape, _) in tensors.items()}
-
-    return read_row
+    return _mapped(read, _tensors(source, spec), failures)
 
 
 def _batch_reader(plan, rows, source, spec, report, failures):
-    """A step's whole batch in one call of Python; as `_reader`."""
-    tensors = _tensors(source, spec)
+    """host_loader.example_batch for tf.data: a step's whole batch in one call of Python."""
+    rest = spec.num_samples, spec.multi_label, report, spec.distinct
 
     def read(step):
+        return host_loader.example_batch(source, *plan(int(step)), *rest)
+
+    of_row = _tensors(source, spec)
+    tensors = {key: ((rows, *shape), dtype) for key, (shape, dtype) in of_row.items()}
+    return _mapped(read, tensors, failures)
+
+
+def _mapped(read, tensors, failures):
+    """`read`, which returns a dict of arrays, for tf.data; what it raises is added to `failures`.
+
+    tensors: (shape, type) of what it returns, by name.
+    """
+
+    def arrays(*arguments):
         try:
-            batch = host_loader.example_batch(
-                source,
-                *plan(int(step)),
-                spec.num_samples,
-                spec.multi_label,
-                report,
-                spec.distinct,
-            )
+            found = read(*arguments)
         except Exception as e:
             failures.append(e)
             raise
-        return [batch[key] for key in tensors]
+        return [found[key] for key in tensors]
 
-    def read_batch(step):
-        found = tf.numpy_function(read, [step], [dtype for _, dtype in tensors.values()])
-        batch = dict(zip(tensors, found, strict=True))
-        return {
-            key: tf.ensure_shape(batch[key], (rows, *shape)) for key, (shape, _) in tensors.items()
-        }
+    def mapped(*arguments):
+        dtypes = [dtype for _, dtype in tensors.values()]
+        found = tf.numpy_function(arrays, list(arguments), dtypes)
+        named = dict(zip(tensors, found, strict=True))
+        return {key: tf.ensure_shape(named[key], shape) for key, (shape, _) in tensors.items()}
 
-    return read_batch
+    return mapped
 
 
 def _tensors(source, spec):
