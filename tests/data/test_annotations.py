@@ -23,7 +23,8 @@ RATE = 16000
 def record(path, seconds=4.0, seed=0, rate=RATE):
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = np.random.default_rng(seed).normal(size=round(seconds * rate)).astype(np.float32) * 0.1
-    soundfile.write(path, audio, rate, "FLOAT")
+    # Not "FLOAT": libsndfile writes the time of day into such files, and a split is by their bytes.
+    soundfile.write(path, audio, rate, "PCM_32")
     return audio
 
 
