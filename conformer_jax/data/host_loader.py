@@ -69,10 +69,16 @@ def loader_spec(config) -> LoaderSpec:
 
 
 def pick(loader):
-    """The module whose `train_batches` and `eval_batches` to use: this one or input_pipeline.
+    """The module whose `train_batches` and `eval_batches` to use: this one or input_pipeline, which
+    imports TensorFlow and takes seconds.
 
     `loader` is config.data.loader: 'tf', 'threads' or 'auto' (tf where it is installed).
     """
+    return importlib.import_module(f"conformer_jax.data.{name_of(loader)}")
+
+
+def name_of(loader) -> str:
+    """Of the module that `pick` gives; raises DataError without importing it."""
     if loader not in ("tf", "threads", "auto"):
         raise DataError(f"config.data.loader is '{loader}': use 'tf', 'threads' or 'auto'")
     found = importlib.util.find_spec("tensorflow") is not None
@@ -80,8 +86,14 @@ def pick(loader):
         raise DataError(
             "config.data.loader='tf' needs TensorFlow: pip install tensorflow-cpu, or use 'threads'"
         )
-    name = "host_loader" if loader == "threads" or not found else "input_pipeline"
-    return importlib.import_module(f"conformer_jax.data.{name}")
+    return "host_loader" if loader == "threads" or not found else "input_pipeline"
+
+
+def empty_batch(source, spec: LoaderSpec, num_hosts=1) -> dict:
+    """A training batch of rows that are not valid, to compile for."""
+    rows = np.zeros(spec.batch_size // num_hosts, np.int64)
+    shape = spec.num_samples, spec.multi_label
+    return example_batch(source, rows, None, rows > 0, *shape, None, spec.distinct)
 
 
 def train_batches(source, spec: LoaderSpec, start_step, report, host=0, num_hosts=1):
@@ -98,6 +110,18 @@ def eval_batches(source, spec: LoaderSpec, report, host=0, num_hosts=1):
     """Iterator over the whole source once, in order; the last batch is filled with valid = 0."""
     steps = eval_plan(source, spec, host, num_hosts)
     return _run(map(steps.plan, range(steps.count)), source, spec, report)
+
+
+def batches_of(indices, batch_size: int, source, spec: LoaderSpec, report):
+    """Iterator over these examples once, in their order, cropped from the middle; the last batch is
+    filled with valid = 0."""
+    starts = range(0, len(indices), batch_size)
+    rows = np.arange(batch_size)
+    plans = (
+        (np.resize(indices[start:], batch_size), None, rows < len(indices) - start)
+        for start in starts
+    )
+    return _run(plans, source, spec, report)
 
 
 def train_plan(source, spec: LoaderSpec, host, num_hosts):

@@ -15,6 +15,7 @@ On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Pre
 (preemption.py).
 """
 
+import concurrent.futures
 import logging
 from typing import Any, NamedTuple
 
@@ -79,11 +80,12 @@ def _train_and_evaluate(config, workdir, prepared):
     heard = clips.judge(config, data.known.encoder, data.train, eval_source)
     distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
     known = opening.known_classes(config, train_source, eval_source)
-    if compiled is not prepared:
+    new = compiled is not prepared
+    if new:
         logging.info("compiling, which takes about half a minute on two cores")
     run = _Run(config, workdir, compiled, label_names, heard, known)
     try:
-        run.start(report, train_source, eval_source, validation)
+        run.start(report, train_source, eval_source, validation, new=new)
         held_out = run.again(eval_source) if run.begun.finished else _loop(run)
         run.checkpoints.wait()
         if run.watch.heard:  # too late to stop anything but what comes after this run
@@ -143,13 +145,15 @@ class _Run:
         if config.data.prepared:
             self._meta["corpus"] = prepared.cite(config.data.prepared)
 
-    def start(self, report, train_source, eval_source, validation) -> None:
-        """Finds the state to go on from, and opens what is read and written from there."""
+    def start(self, report, train_source, eval_source, validation, *, new) -> None:
+        """Finds the state to go on from, and opens what is read and written from there.
+        new: whether no earlier run has called the program."""
         config, compiled = self.config, self.compiled
-        loader = host_loader.pick(config.data.loader)
         spec = host_loader.loader_spec(config)
         place = report, jax.process_index(), jax.process_count()
-        eval_batches = lambda source: loader.eval_batches(source, spec, *place)
+        host_loader.name_of(config.data.loader)  # what is not installed is said before compiling
+        loader = lambda: host_loader.pick(config.data.loader)
+        eval_batches = lambda source: loader().eval_batches(source, spec, *place)
         init_key, self.step_key, eval_key = initial.run_keys(config)
         self.begun = initial.start(
             config,
@@ -159,6 +163,8 @@ class _Run:
             init_key,
         )
         step = self.begun.step
+        if new and not self.begun.finished:
+            self._compile(host_loader.empty_batch(train_source, spec, jax.process_count()))
         if step:
             logging.info("going on from step %d of %s", step, self._workdir)
         self.log = opening.open_log(
@@ -187,10 +193,19 @@ class _Run:
             checkpoints=self.checkpoints,
             abstract_state=compiled.abstract_state,
         )
-        self.batches = loader.train_batches(train_source, spec, step, *place)
+        self.batches = loader().train_batches(train_source, spec, step, *place)
         self.window = window.Window(
             compiled.abstract_state.model, spec, config.data.clip_s, self.begun.sums
         )
+
+    def _compile(self, batch):
+        """The training step, before it is called: XLA compiles it, or reads what it has compiled
+        before, without Python, which imports TensorFlow in that time."""
+        batch = self.compiled.put_batch(batch)
+        lowered = self.compiled.train_step.lower(self.begun.state, batch, self.step_key)
+        with concurrent.futures.ThreadPoolExecutor(1, "import") as pool:
+            pool.submit(host_loader.pick, self.config.data.loader)
+            lowered.compile()
 
     def again(self, eval_source) -> dict[str, Any]:
         """The last evaluation of a finished run: as logged, or where that is lost made again."""

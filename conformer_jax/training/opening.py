@@ -167,15 +167,7 @@ def prepare_data(config, workdir, report) -> Data:
     if found is None:
         # From another process it comes as lists.
         found = distributed.on_first(
-            lambda: statistics.feature_statistics(
-                config.features,
-                config.data,
-                config.synthetic,
-                train_source,
-                report,
-                workdir,
-                multi_label=config.classifier.multi_label,
-            )
+            lambda: statistics.feature_statistics(config, train_source, report, workdir)
         )
     found = statistics.Statistics(*map(tuple, found))
     return Data(train_source, eval_source, train_source.label_names, found, known)

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from conformer_jax.data import prepared
-from conformer_jax.data.host_loader import clip_samples, example_batch
+from conformer_jax.data import host_loader, prepared
 from conformer_jax.errors import UserError
 from conformer_jax.models.features import FeatureSpec, log_mel
 
@@ -27,9 +26,7 @@ class Statistics(NamedTuple):
     deviation: tuple[float, ...]
 
 
-def feature_statistics(
-    features, data, synthetic, source, report, workdir, *, multi_label: bool
-) -> Statistics:
+def feature_statistics(config, source, report, workdir) -> Statistics:
     """Mean and deviation of every mel bin over the training corpus.
 
     Taken from a cache where the same clips were measured with the same settings before:
@@ -38,24 +35,24 @@ def feature_statistics(
     of config.data.statistics_clips clips, evenly spread over the corpus, is measured.
 
     Args:
-      features, data, synthetic: these sections of the config.
+      config: the full config.
       source: to train on.
       report: BadAudioReport.
       workdir: of the run.
-      multi_label: config.classifier.multi_label.
 
     Raises:
       UserError: no clip could be read, or a field of config.features does not fit.
     """
+    data = config.data
     try:
-        spec = dataclasses.replace(FeatureSpec(**features), mean=(), deviation=())
+        spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
     except (ArithmeticError, ValueError) as error:
         raise UserError(str(error)) from error
     count = min(len(source), data.statistics_clips)
     indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
     what = [source.content(int(i)) for i in indices]  # not names, whose files may be replaced
     if not data.manifest and not data.tfds_name and not data.prepared:
-        what.append(synthetic.to_json())
+        what.append(config.synthetic.to_json())
     key = _key(spec, data.clip_s, what)
     caches = [pathlib.Path(workdir) / "statistics.json"]
     if data.manifest:
@@ -69,8 +66,7 @@ def feature_statistics(
             logging.warning("%s is damaged: the features are measured anew", cache)
         elif found:
             return Statistics(tuple(found["mean"]), tuple(found["deviation"]))
-    num_samples = clip_samples(data.clip_s, features.sample_rate)
-    measured = _measure(source, indices, spec, num_samples, multi_label, report)
+    measured = _measure(source, indices, spec, host_loader.loader_spec(config), report)
     for cache in caches:
         entry = {**measured._asdict(), "clips": count}
         if _store(cache, key, {**entry, "sha256": _sha256(entry)}):
@@ -78,7 +74,7 @@ def feature_statistics(
     return measured
 
 
-def _measure(source, indices, spec, num_samples, multi_label, report):
+def _measure(source, indices, spec, reading, report):
     @jax.jit
     def sums(audio, num_samples, valid):
         features, real = log_mel(audio, num_samples, spec)
@@ -88,10 +84,7 @@ def _measure(source, indices, spec, num_samples, multi_label, report):
 
     logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
     total, square, frames = 0.0, 0.0, 0.0
-    for start in range(0, len(indices), _BATCH):
-        rows = np.resize(indices[start : start + _BATCH], _BATCH)
-        valid = np.arange(_BATCH) < len(indices) - start
-        batch = example_batch(source, rows, None, valid, num_samples, multi_label, report)
+    for batch in host_loader.batches_of(indices, _BATCH, source, reading, report):
         parts = sums(batch["audio"], batch["num_samples"], batch["valid"])
         t, s, n = (np.asarray(part, np.float64) for part in parts)
         total, square, frames = total + t, square + s, frames + n

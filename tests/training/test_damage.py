@@ -69,9 +69,7 @@ def config_of_run():
 
 
 def statistics_of(config, folder):
-    sections = config.features, config.data, config.synthetic
-    report = BadAudioReport(None, 1.0)
-    return statistics.feature_statistics(*sections, Clips(), report, folder, multi_label=False)
+    return statistics.feature_statistics(config, Clips(), BadAudioReport(None, 1.0), folder)
 
 
 def make_state(step):

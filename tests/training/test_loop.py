@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 
@@ -40,13 +41,40 @@ def smoke(task, **train_fields):
     return config
 
 
+class Compilations(logging.Handler):
+    """Names of the functions that JAX compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def emit(self, record):
+        found = re.match(r"Compiling jit\((\w+)\)", record.getMessage())
+        self.names += found.groups() if found else ()
+
+
+@pytest.fixture(scope="module")
+def compilations():
+    """What the runs of `finished` compiled."""
+    return Compilations()
+
+
 @pytest.fixture(scope="module", params=["pretrain", "finetune"])
-def finished(request, tmp_path_factory):
+def finished(request, tmp_path_factory, compilations):
     """(config, workdir, Result) of an uninterrupted run of 12 steps, saved at 6 and 12."""
     config = smoke(request.param)
     config.optimizer.ema_decay = 0.9 if request.param == "finetune" else 0.0
     workdir = tmp_path_factory.mktemp(request.param)
-    return config, workdir, loop.train_and_evaluate(config, workdir)
+    jax_logger = logging.getLogger("jax")
+    jax_logger.addHandler(compilations)
+    with jax.log_compiles():
+        result = loop.train_and_evaluate(config, workdir)
+    jax_logger.removeHandler(compilations)
+    return config, workdir, result
+
+
+def test_the_step_that_is_compiled_beside_an_import_is_compiled_once(finished, compilations):
+    assert compilations.names.count(f"{finished[0].task}_step") == 1
 
 
 @pytest.fixture
@@ -542,6 +570,7 @@ def test_fine_tuning_starts_from_the_encoder_and_reports_the_control(finished, t
             steps.append(int(state.step))
             return prepared.train_step(state, batch, key)
 
+        train_step.lower = prepared.train_step.lower
         return dataclasses.replace(prepared, train_step=train_step)
 
     with pytest.MonkeyPatch.context() as patch:

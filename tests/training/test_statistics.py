@@ -46,9 +46,7 @@ def config(tmp_path):
 
 
 def measure(config, source, workdir):
-    sections = config.features, config.data, config.synthetic
-    report = BadAudioReport(None, 1.0)
-    return statistics.feature_statistics(*sections, source, report, workdir, multi_label=False)
+    return statistics.feature_statistics(config, source, BadAudioReport(None, 1.0), workdir)
 
 
 def test_mean_and_deviation_are_those_of_the_valid_frames(config, tmp_path):
