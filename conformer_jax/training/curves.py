@@ -135,7 +135,9 @@ def _panel(axis, title, names, records, ranges):
 def _lines(axis, names, records, whose="", **look):
     """Draws a line for each name and split that was logged; returns their values."""
     values = []
-    for name in names:
+    words = [name.rsplit("_", 1) for name in names]
+    telling = 0 if len({word[-1] for word in words}) < len(words) else -1
+    for name, word in zip(names, words, strict=True):
         for split, style in (("train", "-"), ("validation", "s--"), ("eval", "o--")):
             points = [
                 (r["step"], r[name])
@@ -146,7 +148,7 @@ def _lines(axis, names, records, whose="", **look):
                 continue
             label = {"train": "training", "eval": "held out"}.get(split, split)
             if len(names) > 1:
-                label = f"{name.rsplit('_', 1)[-1]}, {label}"
+                label = f"{word[telling]}, {label}"
             label += whose
             axis.plot(
                 *zip(*points, strict=True), style, markersize=3, linewidth=1.2, label=label, **look

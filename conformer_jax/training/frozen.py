@@ -128,6 +128,7 @@ def _evaluate(config, workdir, prepared, embeddings):
     _write(config, workdir, held_out, found)
     if config.task != "mlp_probe":  # which judges an encoder and is no model to use
         probe_file.save(workdir, config, data.label_names, state, score)
+        distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
     if jax.process_index() == 0:
         done = {"asked": asked, "train": record, "held_out": held_out}
         done["files"] = [name for name in _BESIDE if (workdir / name).exists()]

@@ -17,6 +17,7 @@ from conformer_jax.data.sources import open_sources, source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, probe
 from conformer_jax.training import encoder_file, frozen, loop, program
+from conformer_jax.training.clips import of_encoder
 
 
 def blobs(classes=4, each=30, width=6, seed=0):
@@ -164,6 +165,11 @@ def test_the_record_counts_held_out_clips_that_the_encoder_has_heard(config, pro
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (record["heard"], record["heard_of"]) == (3.0, 10.0)
     assert "The encoder has heard 3 of the 10 held-out clips in its pre-training" in text
+    train = open_sources(source_spec(config)).train
+    both = [*clips, *(train.content(i) for i in range(len(train)))]
+    found = of_encoder(tmp_path / "run")  # for its card
+    assert found.has(both).all()
+    assert len(found.clips) == len(set(both))
     config.data.refuse_heard = True
     with pytest.raises(UserError, match="has heard 3 of the 10 held-out clips, such as synthetic"):
         frozen.evaluate(config, tmp_path / "refused", compiled)
