@@ -219,6 +219,9 @@ t.manifest = ""  # CSV: path[,label][,fold]; paths relative to the CSV, labels s
 t.tfds_name = ""  # a prepared TFDS data set with an 'audio' feature, e.g. 'esc50'
 t.tfds_dir = ""  # its data_dir; '' for TFDS's default
 t.prepared = ""  # folder that `python -m conformer_jax.prepare` has written (docs/data.md)
+# Further corpora to train on beside `manifest` or `prepared`: 'PATH=SHARE' of each, a manifest or a
+# prepared folder and its share of every batch (data/mixture.py), such as ("b/manifest.csv=0.3",).
+t.mixture = ()
 # In s, of a training example: longer files are cropped at random, shorter ones padded.
 t.clip_s = Within(5.0, above=0, most=3600)
 t.batch_size = Within(32, least=1)  # clips a step, over all devices and hosts

@@ -203,7 +203,7 @@ def test_the_report_reads_what_runs_left_and_builds_no_model():
         "data.sources",
         "data.folds",
         "models.features",
-        "data.prepared",
+        "data.mixture",
         "training.saved_files",
         "errors",
     }

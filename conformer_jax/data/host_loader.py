@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.data import sampling
+from conformer_jax.data import mixture, sampling
 from conformer_jax.data.audio import to_pcm16
 from conformer_jax.data.sources import BadAudio, DataError
 
@@ -37,6 +37,7 @@ class LoaderSpec:
     num_samples: N. workers: threads that read; prefetch: batches that are read ahead.
     distinct: whether the clips of a batch are told from each other: then no training batch may
       hold one twice, and batches say of which `file` a clip is.
+    shares: of the corpora of a mixture, () where there is one corpus.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class LoaderSpec:
     workers: int
     prefetch: int
     distinct: bool = False
+    shares: tuple[float, ...] = ()
 
 
 def loader_spec(config) -> LoaderSpec:
@@ -65,6 +67,7 @@ def loader_spec(config) -> LoaderSpec:
         workers=data.workers,
         prefetch=data.prefetch,
         distinct=config.task == "pretrain" and config.objective != "wav2vec2",
+        shares=mixture.shares(data.mixture),
     )
 
 
@@ -129,9 +132,13 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     batch_size = spec.batch_size
     rows = sampling.host_slice(batch_size, host, num_hosts)
     balance = _balance(source, spec) if spec.balanced else None
+    members = _members(source, spec)
 
     def plan(step):
-        if spec.distinct:
+        if members and balance is None:
+            shares = members, spec.shares
+            indices, positions = sampling.mixed_batch(spec.seed, step, batch_size, *shares)
+        elif spec.distinct:
             indices, positions = sampling.distinct_batch(spec.seed, step, batch_size, len(source))
         elif balance is None:
             indices, positions = sampling.train_batch(spec.seed, step, batch_size, len(source))
@@ -142,13 +149,25 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     return plan
 
 
+def _members(source, spec):
+    """Of a mixture, for each corpus which examples are its; else []."""
+    corpora = source.corpora() if spec.shares else None
+    members = [np.flatnonzero(corpora == number) for number in range(len(spec.shares))]
+    for number, own in enumerate(members):
+        if not len(own):
+            raise DataError(f"config.data.mixture: corpus {number + 1} has no clip to train on")
+    return members
+
+
 def _balance(source, spec):
     labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
     if not any(labels):
         raise DataError("config.data.balanced needs labels: leave it False without them")
-    return sampling.class_balance(
+    cumulative = sampling.class_balance(
         labels, len(source.label_names), spec.balanced_offset, negatives=spec.multi_label
     )
+    members = _members(source, spec)
+    return sampling.with_shares(cumulative, members, spec.shares) if members else cumulative
 
 
 class EvalSteps(NamedTuple):

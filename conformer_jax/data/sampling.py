@@ -12,7 +12,7 @@ import numpy as np
 from conformer_jax.data.audio import DataError
 
 # One stream of random numbers each.
-_ORDER, _CROP, _FEW_LABELS, _BALANCED, _STRATIFIED = 0, 1, 2, 3, 4
+_ORDER, _CROP, _FEW_LABELS, _BALANCED, _STRATIFIED, _MIXED = range(6)
 
 
 def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +57,40 @@ def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np
     return indices, _uniform(seed, _CROP, step, batch_size)
 
 
+def mixed_batch(seed, step, batch_size, members, shares) -> tuple[np.ndarray, np.ndarray]:
+    """The same of several corpora, each with its share of every batch; none holds an example twice.
+
+    Of B * share rows those after the point are drawn anew in every step (systematic sampling): a
+    corpus has the whole number below or above, and on average its share exactly. It goes through
+    its examples in passes of whole batches, each another permutation, so that what a pass leaves
+    over is another part each time.
+
+    Args:
+      members: for each corpus int64 [n], which examples of the source are its.
+      shares: for each corpus its share, 1 together.
+
+    Raises DataError where a corpus has fewer examples than its rows of a batch.
+    """
+    # In units of 2^-20 rows, as whole numbers: sums of floats would cross a whole row by rounding.
+    rows = np.rint(np.asarray(shares) * batch_size * 2**20).astype(np.int64)
+    rows[0] += batch_size * 2**20 - rows.sum()
+    start = int(_uniform(seed, _MIXED, step, 1)[0] * 2**20)
+    counts = np.diff((np.cumsum([start, *rows])) >> 20)
+    taken = []
+    for corpus, (own, share, count) in enumerate(zip(members, shares, counts, strict=True)):
+        most = -int(-rows[corpus] >> 20)
+        if most > len(own):
+            raise DataError(
+                f"config.data.mixture: {share:g} of a batch of {batch_size} are up to {most} clips "
+                f"of a corpus that has {len(own)} to train on: lower its share or the batch"
+            )
+        epoch, place = divmod(step, len(own) // most)
+        order = _corpus_order(seed, corpus, epoch, len(own))
+        taken.append(own[order[place * most : place * most + count]])
+    indices = np.concatenate(taken)[_order(seed, _MIXED, step, batch_size, 1)]
+    return indices, _uniform(seed, _CROP, step, batch_size)
+
+
 def balanced_batch(seed, step, batch_size, cumulative) -> tuple[np.ndarray, np.ndarray]:
     """The same, where examples are drawn with replacement, each with its own probability.
 
@@ -88,6 +122,26 @@ def class_balance(labels, num_classes, offset=0.0, *, negatives: bool = False) -
         labels, num_classes = [part or (num_classes,) for part in labels], num_classes + 1
     counts = np.bincount([c for classes in labels for c in classes], minlength=num_classes)
     return np.cumsum([sum(1.0 / (counts[c] + offset) for c in classes) for classes in labels])
+
+
+def with_shares(cumulative, members, shares) -> np.ndarray:
+    """Cumulative weights of the examples of several corpora, balanced within each of them.
+
+    Args:
+      cumulative: float64 [n] of `class_balance`.
+      members, shares: as for `mixed_batch`.
+
+    Raises DataError where all of a corpus weigh nothing.
+    """
+    weights = np.diff(cumulative, prepend=0.0)
+    for number, (own, share) in enumerate(zip(members, shares, strict=True)):
+        if not weights[own].any():
+            raise DataError(
+                f"config.data.mixture: corpus {number + 1} has no clip with a label, which "
+                f"config.data.balanced needs"
+            )
+        weights[own] *= share / weights[own].sum()
+    return np.cumsum(weights)
 
 
 def eval_batch(step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
@@ -186,8 +240,16 @@ def _epoch_order(seed, epoch, num_examples) -> np.ndarray:
     return order
 
 
-def _order(seed, stream, counter, n) -> np.ndarray:
-    return np.argsort(_bits(seed, stream, counter, n), kind="stable")
+# One a corpus.
+@functools.lru_cache(maxsize=16)
+def _corpus_order(seed, corpus, epoch, num_examples) -> np.ndarray:
+    order = _order(seed, _ORDER, epoch, num_examples, 1 + corpus)
+    order.flags.writeable = False
+    return order
+
+
+def _order(seed, stream, counter, n, part=0) -> np.ndarray:
+    return np.argsort(_bits(seed, stream, counter, n, part), kind="stable")
 
 
 def _uniform(seed, stream, counter, n) -> np.ndarray:
@@ -195,10 +257,10 @@ def _uniform(seed, stream, counter, n) -> np.ndarray:
     return (_bits(seed, stream, counter, n) >> np.uint64(11)) * 2.0**-53
 
 
-def _bits(seed, stream, counter, n) -> np.ndarray:
-    """uint64 [n]. `counter` fills a high word, so streams of 2**64 blocks never meet."""
+def _bits(seed, stream, counter, n, part=0) -> np.ndarray:
+    """uint64 [n]. `counter` and `part` fill high words, so streams of 2**64 blocks never meet."""
     key = [int(seed) % 2**64, stream]
-    words = [0, int(counter), 0, 0]
+    words = [0, int(counter), part, 0]
     return np.random.Philox(
         counter=np.array(words, np.uint64), key=np.array(key, np.uint64)
     ).random_raw(n)

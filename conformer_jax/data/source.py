@@ -34,6 +34,10 @@ class Source:
         """`content` of the file that the clip is a part of; its own where it is none."""
         return self.content(i)
 
+    def corpora(self) -> np.ndarray:
+        """int [n]: of each example which corpus of a mixture it is from, 0 for the first."""
+        return np.zeros(len(self), np.int64)
+
     def labels(self, i) -> tuple[int, ...]:
         """Indices into `label_names`; () where the example has none."""
         raise NotImplementedError
@@ -186,6 +190,9 @@ class Subset(Source):
 
     def example_id(self, i):
         return self._source.example_id(int(self._indices[i]))
+
+    def corpora(self):
+        return self._source.corpora()[self._indices]
 
     def content(self, i):
         return self._source.content(int(self._indices[i]))

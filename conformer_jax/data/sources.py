@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.data import labels, prepared, prepared_split
+from conformer_jax.data import labels, mixture, prepared, prepared_split
 from conformer_jax.data.audio import BadAudio, BadAudioReport, DataError
-from conformer_jax.data.content import of_rows
+from conformer_jax.data.content import of_rows, of_source, of_whole_files
 from conformer_jax.data.holdout import (
     fold_names,
     hold_out,
@@ -58,6 +58,7 @@ class SourceSpec:
     tfds_name: str
     tfds_dir: str
     prepared: str
+    mixture: tuple
     train_folds: tuple
     eval_folds: tuple
     eval_share: float
@@ -80,6 +81,7 @@ def source_spec(config) -> SourceSpec:
         tfds_name=data.tfds_name,
         tfds_dir=data.tfds_dir,
         prepared=data.prepared,
+        mixture=mixture.parts(data.mixture),
         train_folds=tuple(fold_names(data.train_folds)),
         eval_folds=tuple(fold_names(data.eval_folds)),
         eval_share=data.eval_share,
@@ -129,6 +131,8 @@ def open_split(spec: SourceSpec, label_names=None, before: Before | None = None)
     given = [f"config.data.{field}" for field in fields if getattr(spec, field)]
     if len(given) > 1:
         raise DataError(f"{' and '.join(given)} are both set: clear one")
+    if spec.mixture:
+        return _mixed(spec, label_names, before)
     if spec.manifest:
         return Sources(*_manifest_sources(spec, label_names, before or Before()))
     if spec.prepared:
@@ -148,6 +152,35 @@ def open_split(spec: SourceSpec, label_names=None, before: Before | None = None)
     if tuple(names) != tuple(train.label_names):
         train, held_out = Subset(train, None, names), Subset(held_out, None, names)
     return Sources(train, held_out)
+
+
+def _mixed(spec, label_names, before):
+    """The first corpus, with the training clips of the others (mixture.py) behind its own."""
+    if not spec.manifest and not spec.prepared:
+        raise DataError(
+            "config.data.mixture adds to config.data.manifest or config.data.prepared: set one"
+        )
+    first = dataclasses.replace(spec, mixture=())
+    alone = dataclasses.replace(first, train_folds=(), eval_folds=())
+    found = [open_split(first, None, before)]
+    for part in spec.mixture:
+        found.append(open_split(dataclasses.replace(alone, **part.fields), None, before))
+    own = list(dict.fromkeys(name for split in found for name in split.train.label_names))
+    names = tuple(own if label_names is None or not spec.labelled else label_names)
+    labels.check_names(own, names, "config.data.mixture")
+    held_out = Subset(found[0].held_out, None, names)
+    # A part of a recording by its content or by its recording, as evaluations look for copies.
+    known = lambda source: np.stack([of_source(source), of_whole_files(source)])
+    judged = known(held_out)
+    trains, prefixes = [Subset(found[0].train, None, names)], [""]
+    for part, split in zip(spec.mixture, found[1:], strict=True):
+        fresh = np.flatnonzero(~np.isin(known(split.train), judged).any(0))
+        if left_out := len(split.train) - len(fresh):
+            logging.info("%s: %d clips that are held out are left out", part.path, left_out)
+        trains.append(Subset(split.train, fresh, names))
+        prefixes.append(part.prefix)
+        logging.info("%.3g of every batch from %s: %d clips", part.share, part.path, len(fresh))
+    return Sources(mixture.Joined(trains, prefixes), held_out)
 
 
 def _synthetic_source(spec, split):

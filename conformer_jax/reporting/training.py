@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 
-from conformer_jax.data import prepared
+from conformer_jax.data import mixture
 from conformer_jax.errors import UserError
 from conformer_jax.reporting.charts import Chart, Series, line_chart
 from conformer_jax.reporting.markup import Markup, join, number, paragraphs, percent, tag
@@ -324,7 +324,7 @@ def _cited(run):
         if cited := (saved_files.newest_meta(run.path / "checkpoints") or {}).get("corpus"):
             return cited
     with contextlib.suppress(UserError, LookupError):
-        return prepared.cite(run.config.data.prepared)
+        return mixture.cite(run.config.data) or None
     return None
 
 
@@ -342,7 +342,9 @@ def facts(run) -> Markup:
             found["Starts from"] = config.init_from or "scratch"
         data = config.data
         found["Sound"] = data.manifest or data.tfds_name or data.prepared or "the synthetic corpus"
-        if data.prepared and (cited := _cited(run)) is not None:
+        for part in mixture.parts(data.mixture):
+            found["Sound"] += f", {part.share:.3g} of every batch from {part.path}"
+        if (data.prepared or data.mixture) and (cited := _cited(run)) is not None:
             found["To cite"] = cited
         if steps:
             hours = steps * data.batch_size * data.clip_s / 3600

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from conformer_jax.data import host_loader, prepared
+from conformer_jax.data import host_loader, mixture
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
@@ -142,8 +142,8 @@ class _Run:
             "label_names": list(label_names),
             "clips": clips.FILE,
         }
-        if config.data.prepared:
-            self._meta["corpus"] = prepared.cite(config.data.prepared)
+        if cited := mixture.cite(config.data):
+            self._meta["corpus"] = cited
 
     def start(self, report, train_source, eval_source, validation, *, new) -> None:
         """Finds the state to go on from, and opens what is read and written from there.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from conformer_jax import fields
-from conformer_jax.data import labels
+from conformer_jax.data import labels, mixture
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, source_spec
 from conformer_jax.errors import UserError
@@ -55,6 +55,8 @@ def alone(config, workdir):
     program.check(config)
     if config.data.manifest:
         check_exists(config.data.manifest)
+    for part in mixture.parts(config.data.mixture):
+        check_exists(part.path)
     workdirs.check_path(workdir)
     with lock.alone(workdir):
         yield

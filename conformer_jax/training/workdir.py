@@ -111,8 +111,10 @@ def _check_task(saved, wanted, path):
         )
     if not finished:
         return
-    for field in ("manifest", "tfds_name", "prepared"):
+    for field in ("manifest", "tfds_name", "prepared", "mixture"):
         before, now = (config.get("data", {}).get(field) or "" for config in (saved, wanted))
+        if field == "mixture":  # a list where it comes from a file
+            before, now = list(before), list(now)
         if before != now:
             raise UserError(
                 f"{path} holds what was made of other sounds (data.{field}: {before!r} -> "
