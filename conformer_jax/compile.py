@@ -85,8 +85,10 @@ class Estimate:
         return self.collective_s / self.step_s
 
 
-def estimate(config, topology: str) -> Estimate:
-    """Compiles config's pre-training step for a topology such as 'v5e:16x16' or 'v4:2x2x2'.
+def estimate(config, topology: str, num_classes: int = 0) -> Estimate:
+    """Compiles config's training step for a topology such as 'v5e:16x16' or 'v4:2x2x2'.
+
+    `num_classes`: of fine-tuning, whose labels are nowhere to be read.
 
     Raises:
       UserError: no libtpu, an unknown chip or topology, a config that does not fit the devices,
@@ -99,12 +101,14 @@ def estimate(config, topology: str) -> Estimate:
             f"v5e:16x16 or v5p:4x4x4; chips: {', '.join(CHIPS)}"
         )
     chip = CHIPS[version]
-    config = _without_data(config)
+    config = _without_data(config, num_classes)
     devices = _devices(topology, chip)
-    built = program.build(config, devices=devices)
+    built = program.build(config, num_classes, devices=devices)
     begun = time.perf_counter()
     lowered = built.train_step.lower(
-        built.abstract_state, _batch(config, built), jax.eval_shape(lambda: jax.random.key(0))
+        built.abstract_state,
+        _batch(config, built, num_classes),
+        jax.eval_shape(lambda: jax.random.key(0)),
     )
     try:
         compiled = lowered.compile()
@@ -136,9 +140,9 @@ def estimate(config, topology: str) -> Estimate:
     )
 
 
-def describe(config, topology: str) -> str:
+def describe(config, topology: str, num_classes: int = 0) -> str:
     """`estimate` in words."""
-    e = estimate(config, topology)
+    e = estimate(config, topology, num_classes)
     fits = "fits" if e.memory <= e.hbm else f"does not fit: {_mend(config, e.memory / e.hbm)}"
     clips = config.data.batch_size / e.step_s
     sent = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in sorted(e.sent.items()))
@@ -155,6 +159,8 @@ def describe(config, topology: str) -> str:
             f"compute by part: {parts}",
             f"that is {clips:.0f} clips/s, {clips * config.data.clip_s:.0f} s of audio a second, "
             f"matrix units busy {e.busy:.0%}",
+            f"{config.train.num_steps} steps: {config.train.num_steps * e.step_s / 3600:.2g} h, "
+            f"without reading sound, evaluating and saving",
         ]
     )
 
@@ -172,9 +178,11 @@ def _devices(topology, chip):
         raise UserError(f"--topology={topology}: {reason}") from error
 
 
-def _without_data(config):
-    if config.task != "pretrain":
-        raise UserError("only pre-training is compiled: a classifier needs its classes first")
+def _without_data(config, num_classes):
+    if config.task not in ("pretrain", "finetune"):
+        raise UserError(f"a {config.task} has no training step to compile")
+    if config.task == "finetune" and num_classes < 2:
+        raise UserError("how many classes has the classifier? give --classes, such as 527")
     return program.without_statistics(config)
 
 
@@ -182,7 +190,7 @@ def _num_samples(config):
     return clip_samples(config.data.clip_s, config.features.sample_rate)
 
 
-def _batch(config, built):
+def _batch(config, built, num_classes):
     size, samples = config.data.batch_size, _num_samples(config)
     shapes = {
         "audio": ((size, samples), np.int16),
@@ -191,6 +199,9 @@ def _batch(config, built):
     }
     if config.objective != "wav2vec2":
         shapes["file"] = ((size,), np.int32)
+    if config.task == "finetune":
+        several = config.classifier.multi_label
+        shapes["labels"] = ((size, num_classes), np.float32) if several else ((size,), np.int32)
     return {
         name: jax.ShapeDtypeStruct(*shape, sharding=built.batch_sharding)
         for name, shape in shapes.items()
@@ -224,7 +235,7 @@ def main(argv):
     """Prints the description, or the user's mistake in one line."""
     del argv
     try:
-        print(describe(CONFIG.value, TOPOLOGY.value))
+        print(describe(CONFIG.value, TOPOLOGY.value, CLASSES.value))
     except UserError as error:
         overrides.fail(str(error))
 
@@ -232,4 +243,5 @@ def main(argv):
 if __name__ == "__main__":
     CONFIG = overrides.define_config_flag()
     TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "Chip and shape, such as v5e:16x16.")
+    CLASSES = flags.DEFINE_integer("classes", 0, "How many, for a config that fine-tunes.")
     app.run(main, flags_parser=lambda argv: overrides.parse_flags(argv, CONFIG))

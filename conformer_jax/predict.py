@@ -23,7 +23,10 @@ _HELP = {
     "else 0.5, or, where one label holds at a time, the likeliest from 0.3 on",
     "release": "an event goes on while it is at least this share of the threshold; default: 0.5",
     "overlap": "share of a window that the next hears, too, from 0 to 0.95; default: 0.5",
-    "merge": "events of a label with at most this between them become one; default: 0",
+    "merge": "events of a label with at most this between them become one, where one label holds "
+    "at a time not over another one; default: 0",
+    "without": "leave events of this label out, such as a class for everything else; may be given "
+    "several times",
 }
 
 
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--overlap", type=float, default=0.5, metavar="SHARE", help=_HELP["overlap"])
     add("--min", type=float, default=0.0, metavar="S", help="drop shorter events; default: 0")
     add("--merge", type=float, default=0.0, metavar="S", help=_HELP["merge"])
+    add("--without", action="append", default=[], metavar="LABEL", help=_HELP["without"])
     return made
 
 
@@ -70,6 +74,7 @@ def _predict(args) -> int:
     model = models.load(args.model)
     model.check_head()
     model.window_samples(args.window)
+    _check_labels(args.without, model.label_names)
     partial = _partial(args.output)
     heard, bad = _hear(args, model, found, partial)
     if heard:
@@ -101,6 +106,12 @@ def _check(args):
         raise UserError("--output and --page name the same file: choose two")
     for flag in ("output", "page"):
         using.check_output(flag, getattr(args, flag), overwrite=args.overwrite)
+
+
+def _check_labels(without, known):
+    from conformer_jax.data import labels
+
+    labels.check_names(without, known, "--without")
 
 
 def _partial(output):
@@ -140,7 +151,8 @@ def _hear(args, model, found, partial):
                 continue
             p, bounds = events.average(model.probabilities(known.logits), known.start, known.end)
             if args.top:
-                here = events.likeliest(p, bounds, args.top)
+                left = [name not in args.without for name in model.label_names]
+                here = [e for e in events.likeliest(p, bounds, args.top) if left[e.label]]
             else:
                 here = events.find(p, bounds, rules)
             heard.append(tables.Heard(one.name, float(known.end[-1]), here))
@@ -150,10 +162,14 @@ def _hear(args, model, found, partial):
 def _thresholds(args, model):
     import numpy as np
 
-    if args.threshold is None and model.thresholds is not None:
-        return model.thresholds
-    default = _SEVERAL if model.multi_label else _ONE_LABEL
-    return np.full(len(model.label_names), default if args.threshold is None else args.threshold)
+    given, names = args.threshold, model.label_names
+    if given is None and model.thresholds is not None:
+        found = np.array(model.thresholds)
+    else:
+        default = _SEVERAL if model.multi_label else _ONE_LABEL
+        found = np.full(len(names), default if given is None else given)
+    found[np.isin(names, args.without)] = np.inf
+    return found
 
 
 def _write(args, model, heard, many_tracks):

@@ -152,7 +152,11 @@ def _unlike(args, store) -> int:
     labelled = np.array([bool(label) for label in labels])
     free = np.flatnonzero(~labelled)
     if not len(free):
-        raise UserError(f"all windows of {args.folder} have labels already")
+        listed = args.unlike or store.recordings / "manifest.csv"
+        raise UserError(
+            f"all windows of {args.folder} have labels already, by {listed}: embed other "
+            f"recordings, or name another manifest after --unlike"
+        )
     most = min(_CANDIDATES, max(1, _MEMORY // (4 * store.vectors.shape[1])))
     chosen = free[similarity.evenly(len(free), most)]
     if len(chosen) < len(free):
@@ -189,7 +193,7 @@ def _map(args, store) -> int:
     from conformer_jax.inference import known_labels, similarity, windows
     from conformer_jax.reporting import media, sound_map
 
-    labels = known_labels.of(store, args.labels, folders=True)
+    labels = known_labels.of(store, args.labels, folders=True, longest=True)
     rows = similarity.evenly(len(store.vectors), sound_map.POINTS)
     if args.method == "tsne":
         where = similarity.neighbourhoods(store.vectors, rows)

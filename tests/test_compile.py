@@ -9,7 +9,9 @@ import pytest
 from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
 from conformer_jax import compile as tpu
+from conformer_jax.data import host_loader, sources
 from conformer_jax.errors import UserError
+from conformer_jax.training import program
 
 HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
 
@@ -66,7 +68,24 @@ def test_the_smoke_step_compiles_for_a_pod():
     assert {"optimizer", "features", "depthwise convolution", "norms"} < set(shares)
 
 
-def test_fine_tuning_is_refused():
+def test_a_classifier_needs_its_classes():
     config = finetune_config.get_config("smoke")
-    with pytest.raises(UserError, match="only pre-training"):
-        tpu._without_data(config)
+    with pytest.raises(UserError, match=r"how many classes .* give --classes"):
+        tpu.estimate(config, "v5e:2x4")
+    config.task = "knn"
+    with pytest.raises(UserError, match="a knn has no training step"):
+        tpu.estimate(config, "v5e:2x4", 10)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_batch_to_compile_is_what_the_loader_gives(several):
+    """Of fine-tuning, whose labels no file is read for."""
+    config = finetune_config.get_config("smoke")
+    config.classifier.multi_label = several
+    found = sources.open_sources(sources.source_spec(config)).train
+    built = program.build(tpu._without_data(config, 20), 20)
+    given = host_loader.empty_batch(found, host_loader.loader_spec(config))
+    del given["index"]  # which no step reads
+    shapes = {name: (value.shape, value.dtype) for name, value in given.items()}
+    made = tpu._batch(config, built, 20)
+    assert {name: (value.shape, value.dtype) for name, value in made.items()} == shapes

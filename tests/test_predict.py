@@ -63,6 +63,11 @@ def test_every_format_says_the_same_events(model, sounds, tmp_path, capsys):
     assert "0:03.0" in said(predict, [*options, "text"], capsys).out
     top = said(predict, [model, sounds / "a.wav", "--top=2", "--format=csv"], capsys).out
     assert len(top.splitlines()) == 1 + 2 * 6  # of every half second
+    heard = [row["label"] for row in csv.DictReader(top.splitlines())]
+    for more, left in (("--threshold=0", set()), ("--top=2", set(heard) - {heard[0]})):
+        rest = [model, sounds / "a.wav", more, f"--without={heard[0]}", "--format=csv"]
+        rows = csv.DictReader(said(predict, rest, capsys).out.splitlines())
+        assert {row["label"] for row in rows} == left  # of this model one label holds throughout
 
 
 def test_a_command_that_was_stopped_goes_on(model, sounds, tmp_path, capsys, monkeypatch):
@@ -114,6 +119,7 @@ def test_mistakes_are_one_line_and_nothing_is_half_written(model, sounds, tmp_pa
         ([model, sounds, "--overlap=1"], "--overlap"),
         ([model, sounds, "--window=5000", f"--output={tmp_path}/x.csv"], "a window of 5000"),
         ([model, sounds, "--threshold=2"], "--threshold"),
+        ([model, sounds, "--without=nothing"], "label 'nothing' is unknown"),
     ):
         printed = said(predict, arguments, capsys, 1)
         assert printed.err.startswith("error: ")

@@ -75,6 +75,7 @@ def test_a_map_draws_every_window_with_its_label_and_its_sound(corpus, tmp_path,
     assert text.count("data:audio") == 16
     with open(listed, "w", newline="") as file:
         rows = [("path", "label", "start", "end"), (sounds / "noise/noise0.wav", EVIL, "0", "0.5")]
+        rows.append((sounds / "noise/noise0.wav", "short", "0", "0.2"))  # the map has the longest
         csv.writer(file).writerows(rows)
     said([store, f"--map={page}", f"--labels={listed}", "--overwrite"], capsys)
     text = page.read_text()

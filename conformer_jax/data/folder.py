@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
+import difflib
 import errno
 import os
 import shlex
@@ -17,6 +18,7 @@ from conformer_jax.data.manifest import join_labels, read_manifest, read_records
 from conformer_jax.data.tree import ADVICE, find, is_text
 
 _SHOWN = 8  # names in a list of the summary
+_CLASSES = 20
 
 
 class _Sound(NamedTuple):
@@ -106,7 +108,7 @@ def write_manifest(
         *_single(clips),
         *_left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
         *(_folds(folds, labels, dealt, grouped) if folds else ()),
-        *_advice(output, clips, folds),
+        *_advice(output, clips, folds, again=bool(add)),
     ]
     return "\n".join(lines)
 
@@ -289,7 +291,7 @@ def _contents(sounds, labels, label_from):
     """What is listed, and whether other folders could be meant as the classes."""
     classes = sorted(set(labels) - {""})
     yield f"  files       {len(sounds)}, {sum(sound.seconds for sound in sounds) / 3600:.2f} h"
-    yield f"  classes     {len(classes)}" + (f": {_some(classes)}" if classes else "")
+    yield f"  classes     {len(classes)}" + (f": {_some(classes, _CLASSES)}" if classes else "")
     if label_from == "none":
         return
     depth = max(len(sound.folders) for sound in sounds)
@@ -308,6 +310,10 @@ def _single(clips):
     counts = collections.Counter(label for clip in clips for label in clip.labels)
     if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
         yield f"  WARNING     one clip alone, from which little is learned: {_some(once)}"
+        for label in once[:_SHOWN]:
+            others = [other for other in counts if other != label]
+            for near in difflib.get_close_matches(label, others, n=1, cutoff=0.8):
+                yield f"              '{label}' is nearly '{near}': is it a slip?"
 
 
 def _left_out(folder, found, by_extension, num_texts, unreadable_list):
@@ -339,14 +345,18 @@ def _folds(folds, labels, dealt, grouped):
         yield f"  WARNING     not in every fold, for want of files or groups: {_some(few)}"
 
 
-def _advice(manifest, clips, folds):
-    """The commands to type next: labels are worth a look at once, hours of sound a pre-training."""
+def _advice(manifest, clips, folds, again):
+    """The commands to type next: labels are worth a look at once, hours of sound a pre-training.
+
+    again: whether a model was made of some of the clips before, whose folder is no other's.
+    """
     data = shlex.quote(f"--config.data.manifest={manifest}")
     if len({label for clip in clips for label in clip.labels}) > 1:
         module = "cross_validate" if folds else "main"
         yield (
             f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
             f"--config=configs/finetune.py:probe {data}"
+            + (" --workdir=runs/probe_2" if again else "")
         )
     if len({label for clip in clips for label in clip.labels}) > 1 and not _long(clips):
         return
@@ -360,8 +370,8 @@ def _long(clips):
     return sum(clip.seconds for clip in clips) >= 3600
 
 
-def _some(names) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def _some(names, most=_SHOWN) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _spelled(path, start) -> str:

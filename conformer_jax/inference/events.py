@@ -11,7 +11,7 @@ class Rules(NamedTuple):
     thresholds: [C], it has a stretch of at least this probability; release: and goes on while it
     is at least this share of the threshold (hysteresis); min_s: shorter ones are dropped; merge_s:
     ones with at most this between them become one; single: whether only the likeliest label of a
-    stretch counts.
+    stretch counts, and none is merged over another.
     """
 
     thresholds: np.ndarray
@@ -61,12 +61,15 @@ def find(probabilities, bounds, rules: Rules) -> list[Event]:
     if rules.single:
         best = p.argmax(1)[:, None] == np.arange(p.shape[1])
         p = np.where(best, p, -1.0)
-    found = []
-    for label, threshold in enumerate(rules.thresholds):
-        runs = _runs(p[:, label], threshold, threshold * rules.release)
+    found, taken = [], np.zeros(len(p) + 1, int)  # stretches with an event, counted up
+    of_label = [_runs(p[:, c], t, t * rules.release) for c, t in enumerate(rules.thresholds)]
+    for first, last in (run for runs in of_label for run in runs) if rules.single else ():
+        taken[first + 1 : last + 1] = 1
+    taken = np.cumsum(taken)
+    for label, runs in enumerate(of_label):
         found += [
             Event(bounds[first], bounds[last], label, float(p[first:last, label].max()))
-            for first, last in _merged(runs, bounds, rules.merge_s)
+            for first, last in _merged(runs, bounds, rules.merge_s, taken)
             if bounds[last] - bounds[first] >= rules.min_s - 1e-9
         ]
     return sorted(found)
@@ -91,10 +94,12 @@ def _runs(p, threshold, release) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairs if p[a:b].max() >= threshold]
 
 
-def _merged(runs, bounds, gap_s):
+def _merged(runs, bounds, gap_s, taken):
     merged = []
     for first, last in runs:
-        if merged and bounds[first] - bounds[merged[-1][1]] <= gap_s:
+        before = merged[-1][1] if merged else 0
+        near = merged and bounds[first] - bounds[before] <= gap_s
+        if near and taken[first] == taken[before]:
             merged[-1] = (merged[-1][0], last)
         else:
             merged.append((first, last))

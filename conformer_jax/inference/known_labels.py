@@ -7,13 +7,14 @@ from conformer_jax.data import manifest
 from conformer_jax.errors import UserError
 
 
-def of(store, path=None, *, folders: bool) -> list[str]:
-    """The label of every row of a store, '' where there is none.
+def of(store, path=None, *, folders: bool, longest: bool = False) -> list[str]:
+    """The label of every row of a store, '' where there is none; several are joined by ';'.
 
     Args:
       store: stored.Stored.
       path: a manifest; by default `manifest.csv` of the folder of recordings, if it is there. Rows
         with `start` and `end` (s) label the windows that they overlap, others all of their file.
+      longest: whether of several only the one is given that holds longest in the window.
       folders: whether, without a manifest, the name of the folder that holds a file is its label.
 
     Raises:
@@ -33,8 +34,12 @@ def of(store, path=None, *, folders: bool) -> list[str]:
     for name, start, end in zip(store.files, store.start, store.end, strict=True):
         here = parts.get(paths[name])
         met |= here is not None
-        labels = [label for first, last, label in here or () if first < end and last > start]
-        found.append(";".join(dict.fromkeys(labels)))
+        held = {}
+        for first, last, label in here or ():
+            if first < end and last > start:
+                held[label] = held.get(label, 0.0) + min(last, end) - max(first, start)
+        labels = [max(held, key=held.get)] if longest and held else held
+        found.append(";".join(labels))
     if given and not met:
         raise UserError(f"{path} lists none of the files below {store.recordings}")
     return found

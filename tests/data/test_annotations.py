@@ -242,6 +242,13 @@ def test_labelled_files_are_added_to_annotated_recordings(tmp_path, capsys):
     assert "added       3 rows" in said
     assert "in all      5 rows, 3 classes: cat, dog, owl" in said
     assert "one clip alone, from which little is learned: cat, owl" in said
+    assert "is it a slip?" not in said
+    assert said.rstrip().endswith("--workdir=runs/probe_2")  # runs/probe is of the first model
+    (tmp_path / "rec/day.txt").write_text("0.0\t0.5\tdog\n0.5\t1.0\towl\n1.0\t2.0\tdogs\n")
+    assert manifest.main([str(tmp_path / "rec"), *flags]) == 0
+    assert "'dogs' is nearly 'dog': is it a slip?" in capsys.readouterr().out
+    (tmp_path / "rec/day.txt").write_text("0.0\t0.5\tdog\n0.5\t1.0\towl\n")
+    assert manifest.main([str(tmp_path / "rec"), *flags]) == 0
     rows = read_manifest(tmp_path / "rec/manifest.csv")
     assert [(row.name, row.labels, row.start, row.end) for row in rows] == [
         ("day.wav#t=0,0.5", ("dog",), 0.0, 0.5),

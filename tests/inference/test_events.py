@@ -31,6 +31,16 @@ def test_of_one_label_at_a_time_the_likeliest_counts():
     assert find(p, single=True) == [(0, 1, 0), (1, 2, 1)]
 
 
+def test_of_one_label_at_a_time_none_is_merged_over_another():
+    dog, cat, nothing = [0.9, 0.1], [0.1, 0.9], [0.1, 0.2]
+    assert find([dog, nothing, dog], single=True, merge_s=1) == [(0, 3, 0)]
+    assert find([dog, cat, dog], single=True, merge_s=1) == [(0, 1, 0), (1, 2, 1), (2, 3, 0)]
+    assert find([dog, cat, dog], merge_s=1) == [(0, 3, 0), (1, 2, 1)]
+    rules = events.Rules(np.array([0.5, np.inf]), merge_s=1, single=True)  # without the cat
+    (event,) = events.find(np.array([dog, cat, dog]), np.arange(4.0), rules)
+    assert (event.start, event.end, event.label) == (0, 3, 0)
+
+
 def test_overlapping_windows_are_averaged_where_they_overlap():
     p = np.array([[0.0], [1.0], [0.5]])
     mean, bounds = events.average(p, np.array([0.0, 2, 3]), np.array([4.0, 6, 7]))
