@@ -33,7 +33,7 @@ CLOCK = ("clips_per_s", "audio_hours_per_s", "mfu")  # metrics that tell time
 KINDS = ("save", "step", "start")
 
 
-def command(workdir, task, steps, processes):
+def command(workdir, task, steps, processes, objective="wav2vec2"):
     """The argv of a run."""
     arguments = [
         f"--config=configs/{task}.py:smoke",
@@ -44,6 +44,12 @@ def command(workdir, task, steps, processes):
         "--config.train.log_every=1",
         f"--config.checkpoint.every_steps={SAVE_EVERY}",
     ]
+    if objective != "wav2vec2":
+        arguments += [
+            f"--config.objective={objective}",
+            "--config.views.length_s=0.32",
+            "--config.clip.head_width=32",
+        ]
     if task == "finetune":
         arguments.append("--config.init_from=")
     if processes == 1:
@@ -187,17 +193,20 @@ def differences(left, right):
     return names + (["metrics.jsonl"] if records != other_records else [])
 
 
-def kill_and_resume(folder, *, kills, processes=1, task="pretrain", seed=0, say=print):
+def kill_and_resume(
+    folder, *, kills, processes=1, task="pretrain", objective="wav2vec2", seed=0, say=print
+):
     """Runs it all in `folder`; returns (differences, kills that fell into a save)."""
     rng = random.Random(seed)
     steps = SAVE_EVERY * (kills + 2)
+    argv = lambda workdir: command(workdir, task, steps, processes, objective)
     alone, killed = folder / "alone", folder / "killed"
-    code = start(command(alone, task, steps, processes), folder).wait()
+    code = start(argv(alone), folder).wait()
     assert code == 0, (folder / "output.log").read_text()[-2000:]
     in_save = 0
     for i in range(kills):
         old = half_written(killed)
-        run = start(command(killed, task, steps, processes), folder)
+        run = start(argv(killed), folder)
         moment = KINDS[i % len(KINDS)]
         wait_for(moment, run, killed, rng, old)
         if run.poll() is not None:
@@ -214,7 +223,7 @@ def kill_and_resume(folder, *, kills, processes=1, task="pretrain", seed=0, say=
             f"kill {i + 1}/{kills}: {moment}{', in a save' if during else ''}, "
             f"step {logged_steps(killed)} of {steps}"
         )
-    code = start(command(killed, task, steps, processes), folder).wait()
+    code = start(argv(killed), folder).wait()
     assert code == 0, (folder / "output.log").read_text()[-2000:]
     return differences(final(alone), final(killed)), in_save
 
@@ -224,6 +233,7 @@ def main():
     parser.add_argument("--kills", type=int, default=100, help="about 10 s each; default 100")
     parser.add_argument("--processes", type=int, default=1, help="of the run; default 1")
     parser.add_argument("--task", choices=("pretrain", "finetune"), default="pretrain")
+    parser.add_argument("--objective", choices=("wav2vec2", "clip", "both"), default="wav2vec2")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; default 0")
     options = parser.parse_args()
     begun = time.time()

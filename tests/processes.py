@@ -26,6 +26,10 @@ TRAIN_CLIPS, EVAL_CLIPS = 33, 11  # no number of processes divides them
 def config_of(folder, task):
     config = (pretrain_config if task == "pretrain" else finetune_config).get_config("smoke")
     config.compare_with_scratch = False
+    if task == "pretrain":  # whose clips are told from those of the other processes, too
+        config.objective = "both"
+        config.clip.update(head_width=32, head_dim=16)
+        config.views.length_s = 0.32
     config.init_from = str(folder / "pretrain") if task == "finetune" else ""
     config.data.update(loader="threads", clip_s=0.5, batch_size=8, eval_batch_size=8)
     config.data.validation_share = 0.2 if task == "finetune" else 0.0

@@ -11,6 +11,12 @@ def test_five_kills_change_no_bit(tmp_path):
 
 
 @pytest.mark.slow
+def test_kills_change_no_bit_of_clip_contrast(tmp_path):
+    """2 min."""
+    assert kill_and_resume(tmp_path, kills=3, objective="clip")[0] == []
+
+
+@pytest.mark.slow
 def test_sigterm_to_processes_that_save_at_every_step_is_heard_and_changes_no_bit(tmp_path):
     """Ten moments, by turns to both processes and to one.
 

@@ -198,10 +198,14 @@ class _Run:
             compiled.abstract_state.model, spec, config.data.clip_s, self.begun.sums
         )
 
-    def _compile(self, batch):
+    def _compile(self, rows):
         """The training step, before it is called: XLA compiles it, or reads what it has compiled
-        before, without Python, which imports TensorFlow in that time."""
-        batch = self.compiled.put_batch(batch)
+        before, without Python, which imports TensorFlow in that time. rows: this process's."""
+        size, place = self.config.data.batch_size, self.compiled.batch_sharding
+        batch = {
+            name: jax.ShapeDtypeStruct((size, *part.shape[1:]), part.dtype, sharding=place)
+            for name, part in rows.items()
+        }
         lowered = self.compiled.train_step.lower(self.begun.state, batch, self.step_key)
         with concurrent.futures.ThreadPoolExecutor(1, "import") as pool:
             pool.submit(host_loader.pick, self.config.data.loader)
