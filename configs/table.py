@@ -5,9 +5,9 @@ Each reads what `python -m conformer_jax.prepare CORPUS --source=... --output=pr
 whose encoder heard 67,000 h of users' videos before: with AudioSet alone expect less. Learning
 rates, steps and augmentation are ours.
 
-Hours are the TPU compiler's estimate of the steps alone (`python -m conformer_jax.compile`, docs/
-results.md), on a slice of 8 or 64 v5e chips; none was measured. They are a lower bound: sound that is
-read more slowly (`benchmark --data`), evaluating and saving come on top.
+Hours are the TPU compiler's estimate of the steps alone (`python -m conformer_jax.compile`, in
+docs/results.md), on a slice of 8 or 64 v5e chips; none was measured. They are a lower bound: sound
+that is read more slowly (`benchmark --data`), evaluating and saving come on top.
 """
 
 import dataclasses
