@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer_jax.corpora import any_sound, hearing, places
-from conformer_jax.data import prepared
+from conformer_jax.data import packed, prepared
 from conformer_jax.data.audio import BadAudio, DataError, audio_length, read_audio
 
 LONGEST_S = 60.0  # of a longer recording the middle is heard
@@ -191,7 +191,7 @@ def _of_prepared(path):
         count = len(index.content)
         source = prepared.PreparedSource(opened, {split: np.arange(count)}, 0, names)
         for i in range(count):
-            recording = prepared.text_of(index.sources, index.source_starts, i)
+            recording = packed.text_of(index.sources, index.source_starts, i)
             clips.append(
                 Listed(
                     source.example_id(i),

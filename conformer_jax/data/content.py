@@ -24,8 +24,13 @@ _WORTH_KEEPING = 10_000  # files: fewer take less than two seconds
 
 def of_name(name) -> int:
     """In place of a digest, of what has no file of its own that can be read."""
-    text = name.replace("\\", "/").encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+    return of_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+def of_bytes(name: bytes) -> int:
+    """`of_name` of a name in UTF-8."""
+    digest = hashlib.sha256(name.replace(b"\\", b"/")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def of_file(path) -> int | None:
@@ -76,16 +81,6 @@ def _filled(row, entry):
     times = part_suffix(row.start, row.end)
     whole = entry[3] if entry else of_name(row.name.removesuffix(times))
     return row._replace(content=of_name(f"{whole:016x}{times}") if times else whole, whole=whole)
-
-
-def of_source(source) -> np.ndarray:
-    """uint64 [n], of every example of a Source."""
-    return np.fromiter((source.content(i) for i in range(len(source))), np.uint64, len(source))
-
-
-def of_whole_files(source) -> np.ndarray:
-    """uint64 [n], of the files that the examples of a Source are parts of, or else their own."""
-    return np.fromiter((source.whole(i) for i in range(len(source))), np.uint64, len(source))
 
 
 def _starts(size):

@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import difflib
 import errno
 import os
 import shlex
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
+from conformer_jax.data.labels import slips
 from conformer_jax.data.manifest import join_labels, read_manifest, read_records
 from conformer_jax.data.tree import ADVICE, find, is_text
 
@@ -310,10 +310,7 @@ def _single(clips):
     counts = collections.Counter(label for clip in clips for label in clip.labels)
     if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
         yield f"  WARNING     one clip alone, from which little is learned: {_some(once)}"
-        for label in once[:_SHOWN]:
-            others = [other for other in counts if other != label]
-            for near in difflib.get_close_matches(label, others, n=1, cutoff=0.8):
-                yield f"              '{label}' is nearly '{near}': is it a slip?"
+        yield from slips(once[:_SHOWN], counts)
 
 
 def _left_out(folder, found, by_extension, num_texts, unreadable_list):
@@ -347,9 +344,7 @@ def _folds(folds, labels, dealt, grouped):
 
 def _advice(manifest, clips, folds, again):
     """The commands to type next: labels are worth a look at once, hours of sound a pre-training.
-
-    again: whether a model was made of some of the clips before, whose folder is no other's.
-    """
+    again: whether a model was made of some of the clips before, whose folder is no other's."""
     data = shlex.quote(f"--config.data.manifest={manifest}")
     if len({label for clip in clips for label in clip.labels}) > 1:
         module = "cross_validate" if folds else "main"

@@ -160,8 +160,8 @@ def _members(source, spec):
 
 
 def _balance(source, spec):
-    labels = [source.labels(i) for i in range(len(source))] if source.label_names else []
-    if not any(labels):
+    labels = source.all_labels()
+    if not source.label_names or not len(labels.numbers):
         raise DataError("config.data.balanced needs labels: leave it False without them")
     cumulative = sampling.class_balance(
         labels, len(source.label_names), spec.balanced_offset, negatives=spec.multi_label

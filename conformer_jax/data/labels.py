@@ -5,12 +5,48 @@ A class is known where a training clip has it. Held-out clips of others cannot b
 
 import difflib
 import logging
+from typing import NamedTuple
 
 import numpy as np
 
 from conformer_jax.data.audio import DataError
 
 _SHOWN = 10  # names in a warning
+
+
+class Labels(NamedTuple):
+    """Of n examples at once. numbers: int32 [m], those of all, one after the other; starts: int64
+    [n + 1], where each example's begin."""
+
+    numbers: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [n], how many each example has."""
+        return np.diff(self.starts)
+
+    def take(self, examples) -> "Labels":
+        """Of these examples alone."""
+        counts = self.counts[examples]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        first = np.repeat(self.starts[:-1][examples] - starts[:-1], counts)
+        return Labels(self.numbers[first + np.arange(starts[-1])], starts)
+
+
+def labels_of(examples) -> Labels:
+    """From a sequence of tuples."""
+    counts = np.fromiter(map(len, examples), np.int64, len(examples))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    numbers = (number for of_one in examples for number in of_one)
+    return Labels(np.fromiter(numbers, np.int32, starts[-1]), starts)
+
+
+def joined(parts) -> Labels:
+    """Of several sources, one after the other."""
+    counts = np.concatenate([part.counts for part in parts])
+    numbers = np.concatenate([part.numbers for part in parts])
+    return Labels(numbers, np.concatenate([[0], np.cumsum(counts)]))
 
 
 def usable(rows, manifest, multi_label, unlabelled):
@@ -55,6 +91,14 @@ def check_names(found, known, where) -> None:
             )
 
 
+def slips(rare, known):
+    """Yields lines on labels of `rare` that another one of `known` nearly is."""
+    for label in rare:
+        others = [other for other in known if other != label]
+        for near in difflib.get_close_matches(label, others, n=1, cutoff=0.8):
+            yield f"              '{label}' is nearly '{near}': is it a slip?"
+
+
 def known_classes(train, held_out, *, chosen: bool) -> np.ndarray:
     """Which classes training can learn, and what to expect of figures, as warnings.
 
@@ -69,15 +113,17 @@ def known_classes(train, held_out, *, chosen: bool) -> np.ndarray:
       DataError: all training clips have the same labels: there is nothing to tell apart.
     """
     names = train.label_names
-    of_train, of_held_out = ([s.labels(i) for i in range(len(s))] for s in (train, held_out))
-    if len({frozenset(of_clip) for of_clip in of_train}) == 1:
-        same = ";".join(names[c] for c in of_train[0])
+    of_train, of_held_out = train.all_labels(), held_out.all_labels()
+    if _all_alike(train, of_train):
+        same = ";".join(names[c] for c in train.labels(0))
         raise DataError(
-            f"all {len(of_train)} clips to train on have the same label, '{same}', so there is "
+            f"all {len(train)} clips to train on have the same label, '{same}', so there is "
             f"nothing to tell apart: add clips of another to the column 'label', or train on "
             f"other folds"
         )
-    trained, heard = (_counts(labels, len(names)) for labels in (of_train, of_held_out))
+    trained, heard = (
+        np.bincount(labels.numbers, minlength=len(names)) for labels in (of_train, of_held_out)
+    )
     unknown = np.flatnonzero((trained == 0) & (heard > 0))
     if len(unknown):
         logging.warning(
@@ -98,10 +144,12 @@ def known_classes(train, held_out, *, chosen: bool) -> np.ndarray:
     return trained > 0
 
 
-def _counts(labels, num_classes):
-    return np.bincount(
-        np.array([c for of_clip in labels for c in of_clip], np.int64), minlength=num_classes
-    )
+def _all_alike(source, labels):
+    # Nearly always the second differs: nobody looks at millions.
+    first = frozenset(source.labels(0))
+    if (labels.counts != len(source.labels(0))).any():
+        return False
+    return all(frozenset(source.labels(i)) == first for i in range(len(source)))
 
 
 def _listed(names):

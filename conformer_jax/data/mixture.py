@@ -13,6 +13,7 @@ import numpy as np
 
 from conformer_jax.data import prepared
 from conformer_jax.data.audio import BadAudio, DataError, to_pcm16
+from conformer_jax.data.labels import joined
 from conformer_jax.data.source import Source
 
 
@@ -107,6 +108,19 @@ class Joined(Source):
     def example_id(self, i):
         number, source, inner = self._find(i)
         return self._prefixes[number] + source.example_id(inner)
+
+    def ids(self):
+        pairs = zip(self._prefixes, self._sources, strict=True)
+        return [prefix + name for prefix, source in pairs for name in source.ids()]
+
+    def contents(self):
+        return np.concatenate([source.contents() for source in self._sources])
+
+    def wholes(self):
+        return np.concatenate([source.wholes() for source in self._sources])
+
+    def all_labels(self):
+        return joined([source.all_labels() for source in self._sources])
 
     def content(self, i):
         _, source, inner = self._find(i)

@@ -23,7 +23,9 @@ import numpy as np
 import soundfile
 
 from conformer_jax.data.audio import BadAudio, DataError, plan_crop, resample, to_pcm16
-from conformer_jax.data.content import of_name
+from conformer_jax.data.content import of_bytes, of_name
+from conformer_jax.data.labels import Labels, joined
+from conformer_jax.data.packed import each, pack, text_of
 from conformer_jax.data.source import Source
 
 SUMMARY = "summary.json"
@@ -88,8 +90,8 @@ def make_index(records) -> Index:
     """From Records."""
     folds = sorted({r.fold for r in records})
     number = {fold: i for i, fold in enumerate(folds)}
-    ids, id_starts = _packed([r.id for r in records])
-    sources, source_starts = _packed([r.source for r in records])
+    ids, id_starts = pack([r.id for r in records])
+    sources, source_starts = pack([r.source for r in records])
     counts = [len(r.labels) for r in records]
     return Index(
         np.array([r.content or 0 for r in records], np.uint64),
@@ -105,11 +107,6 @@ def make_index(records) -> Index:
         sources,
         source_starts,
     )
-
-
-def text_of(packed, starts, i) -> str:
-    """Entry `i` of `ids` or `sources`."""
-    return packed[starts[i] : starts[i + 1]].tobytes().decode()
 
 
 class Opened(NamedTuple):
@@ -204,6 +201,7 @@ class PreparedSource(Source):
         self._split = np.repeat(np.arange(len(splits)), lengths)
         empty = np.zeros(0, np.int64)
         self._record = np.concatenate([empty, *(chosen[split] for split in splits)])
+        self._wholes = None
 
     def __len__(self):
         return len(self._record)
@@ -229,6 +227,45 @@ class PreparedSource(Source):
             return ()
         index, record = self._where(i)
         return tuple(index.labels[slice(*index.label_starts[record : record + 2])].tolist())
+
+    def ids(self):
+        return [
+            text.decode()
+            for index, records in self._parts()
+            for text in each(index.ids, index.id_starts, records)
+        ]
+
+    def contents(self):
+        parts = [index.content[records] for index, records in self._parts()]
+        return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+    def wholes(self):
+        if self._wholes is None:  # seconds, of millions
+            found = self.contents()
+            texts = (
+                text
+                for index, records in self._parts()
+                for text in each(index.sources, index.source_starts, records)
+            )
+            for i, text in enumerate(texts):
+                if text:
+                    found[i] = of_bytes(text)
+            self._wholes = found
+        return self._wholes
+
+    def all_labels(self):
+        if not self.label_names:
+            return super().all_labels()
+        parts = [
+            Labels(index.labels, index.label_starts).take(records)
+            for index, records in self._parts()
+        ]
+        return joined(parts) if parts else super().all_labels()
+
+    def _parts(self):
+        """(Index, records) of the splits, in order."""
+        for number, index in enumerate(self._index):
+            yield index, self._record[self._split == number]
 
     def read_stored(self, i, longest_s):
         """(float32 [n], its rate in Hz), as it is stored; of longer clips the middle."""
@@ -330,12 +367,6 @@ class _Shards:
             return self.example(record)
         except BadAudio as e:
             return e
-
-
-def _packed(texts):
-    encoded = [text.encode("utf-8", "backslashreplace") for text in texts]
-    starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return np.frombuffer(b"".join(encoded), np.uint8), starts
 
 
 def find(folder) -> pathlib.Path:

@@ -4,7 +4,8 @@ import numpy as np
 
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.content import of_name
-from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened, text_of
+from conformer_jax.data.packed import text_of
+from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened
 
 
 def choose(

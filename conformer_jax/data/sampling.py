@@ -111,17 +111,22 @@ def class_balance(labels, num_classes, offset=0.0, *, negatives: bool = False) -
     one more class, and else never.
 
     Args:
-      labels: sequence of tuples of class indices, one per example; at least one is not empty.
+      labels: labels.Labels, of the examples; at least one has some.
       offset: not negative; the larger, the less rare classes are favoured.
       negatives: whether no label says that none of the classes is heard.
 
     Returns:
       float64 [n], ascending.
     """
-    if negatives:
-        labels, num_classes = [part or (num_classes,) for part in labels], num_classes + 1
-    counts = np.bincount([c for classes in labels for c in classes], minlength=num_classes)
-    return np.cumsum([sum(1.0 / (counts[c] + offset) for c in classes) for classes in labels])
+    counts = np.bincount(labels.numbers, minlength=num_classes)
+    with np.errstate(divide="ignore"):  # of classes that no example has
+        of_one = (1.0 / (counts + offset))[labels.numbers]
+    weights = np.bincount(
+        np.repeat(np.arange(len(labels.counts)), labels.counts), of_one, len(labels.counts)
+    )
+    if negatives and (without := labels.counts == 0).any():
+        weights[without] = 1.0 / (without.sum() + offset)
+    return np.cumsum(weights)
 
 
 def with_shares(cumulative, members, shares) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from conformer_jax.data.audio import BadAudio, DataError, plan_crop, read_audio, resample
 from conformer_jax.data.content import of_name
+from conformer_jax.data.labels import Labels, labels_of
 
 
 class Source:
@@ -41,6 +42,24 @@ class Source:
     def labels(self, i) -> tuple[int, ...]:
         """Indices into `label_names`; () where the example has none."""
         raise NotImplementedError
+
+    # Of all examples at once, which sources of millions know faster than one by one.
+
+    def ids(self) -> list[str]:
+        """`example_id` of every example."""
+        return [self.example_id(i) for i in range(len(self))]
+
+    def contents(self) -> np.ndarray:
+        """uint64 [n], `content` of every example."""
+        return np.fromiter(map(self.content, range(len(self))), np.uint64, len(self))
+
+    def wholes(self) -> np.ndarray:
+        """uint64 [n], `whole` of every example."""
+        return np.fromiter(map(self.whole, range(len(self))), np.uint64, len(self))
+
+    def all_labels(self) -> Labels:
+        """`labels` of every example."""
+        return labels_of([self.labels(i) for i in range(len(self))])
 
     def read(self, i, num_samples, position) -> np.ndarray:
         """Returns float32 [n], mono, n <= num_samples; shorter examples are not padded.
@@ -204,6 +223,29 @@ class Subset(Source):
         if self._new is None:
             return ()
         return tuple(self._new[c] for c in self._source.labels(int(self._indices[i])))
+
+    def ids(self):
+        if self._few:
+            return super().ids()
+        ids = self._source.ids()
+        return [ids[i] for i in self._indices]
+
+    def contents(self):
+        return super().contents() if self._few else self._source.contents()[self._indices]
+
+    def wholes(self):
+        return super().wholes() if self._few else self._source.wholes()[self._indices]
+
+    def all_labels(self):
+        if self._few or self._new is None:
+            return super().all_labels()
+        found = self._source.all_labels().take(self._indices)
+        return found._replace(numbers=np.array(self._new, np.int32)[found.numbers])
+
+    @property
+    def _few(self):
+        """Whether it is less to ask for each than for all of the source."""
+        return 4 * len(self._indices) < len(self._source)
 
     def read(self, i, num_samples, position):
         return self._source.read(int(self._indices[i]), num_samples, position)

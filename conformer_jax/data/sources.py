@@ -9,7 +9,8 @@ import numpy as np
 
 from conformer_jax.data import labels, mixture, prepared, prepared_split
 from conformer_jax.data.audio import BadAudio, BadAudioReport, DataError
-from conformer_jax.data.content import of_rows, of_source, of_whole_files
+from conformer_jax.data.content import of_rows
+from conformer_jax.data.heard import of_contents
 from conformer_jax.data.holdout import (
     fold_names,
     hold_out,
@@ -170,11 +171,11 @@ def _mixed(spec, label_names, before):
     labels.check_names(own, names, "config.data.mixture")
     held_out = Subset(found[0].held_out, None, names)
     # A part of a recording by its content or by its recording, as evaluations look for copies.
-    known = lambda source: np.stack([of_source(source), of_whole_files(source)])
-    judged = known(held_out)
+    known = lambda source: np.stack([source.contents(), source.wholes()])
+    judged = of_contents(known(held_out).ravel())
     trains, prefixes = [Subset(found[0].train, None, names)], [""]
     for part, split in zip(spec.mixture, found[1:], strict=True):
-        fresh = np.flatnonzero(~np.isin(known(split.train), judged).any(0))
+        fresh = np.flatnonzero(~judged.has(known(split.train)).any(0))
         if left_out := len(split.train) - len(fresh):
             logging.info("%s: %d clips that are held out are left out", part.path, left_out)
         trains.append(Subset(split.train, fresh, names))
@@ -263,8 +264,7 @@ def _tfds_sources(spec):
         raise DataError(_several_labels(f"TFDS {name}"))
     if eval_split:
         return train, TfdsSource(name, eval_split, folder, rate)
-    ids = [train.example_id(i) for i in range(len(train))]
-    chosen = hold_out(ids, spec.eval_share, f"TFDS {name}")
+    chosen = hold_out(train.ids(), spec.eval_share, f"TFDS {name}")
     kept = [i for i in range(len(train)) if i not in chosen]
     return Subset(train, kept), Subset(train, sorted(chosen))
 
@@ -278,14 +278,14 @@ def finish(spec, train, held_out) -> Sources:
         return Sources(train, held_out)
     if spec.tfds_name and spec.multi_label and spec.unlabelled == "skip":
         train, held_out = (
-            Subset(source, [i for i in range(len(source)) if source.labels(i)])
+            Subset(source, np.flatnonzero(source.all_labels().counts))
             for source in (train, held_out)
         )
     if not spec.multi_label and not spec.tfds_name:
         for source in (train, held_out):
-            for i in range(len(source)):
-                if len(source.labels(i)) > 1:
-                    raise DataError(_several_labels(source.example_id(i)))
+            several = np.flatnonzero(source.all_labels().counts > 1)
+            if len(several):
+                raise DataError(_several_labels(source.example_id(int(several[0]))))
     per_class, share = spec.labels_per_class, spec.label_share
     if not 0 < share <= 1 or (per_class and share < 1):
         raise DataError(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from conformer_jax.data import content, heard
+from conformer_jax.data import heard
 from conformer_jax.data.heard import Heard
 from conformer_jax.data.sources import Before, Sources, finish, open_split
 from conformer_jax.errors import UserError
@@ -69,8 +69,8 @@ class Known(NamedTuple):
 
 def _listing_of(split: Sources) -> Listing:
     """Of open sources."""
-    names = [source.example_id(i) for source in split for i in range(len(source))]
-    contents = np.concatenate([content.of_source(source) for source in split])
+    names = [name for source in split for name in source.ids()]
+    contents = np.concatenate([source.contents() for source in split])
     held_out = np.arange(len(names)) >= len(split.train)
     return Listing(names, contents, held_out, np.ones(len(names), bool))
 
@@ -90,7 +90,7 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
     Raises:
       UserError: of `sources.open_sources`; or another process has other clips.
     """
-    old, how = _before(workdir, meta)
+    old, how = _before(workdir, meta, of_manifest=bool(spec.manifest or spec.mixture))
 
     def opened():
         split = open_split(spec, label_names, how)
@@ -112,7 +112,8 @@ def _digest(split, listing, with_labels):
     found.update(repr(split.train.label_names).encode())
     if with_labels:  # those of a TFDS data set cannot be read on their own
         for source in split:
-            found.update(repr([source.labels(i) for i in range(len(source))]).encode())
+            labels = source.all_labels()
+            found.update(labels.numbers.tobytes() + labels.starts.tobytes())
     return found.digest()
 
 
@@ -129,12 +130,13 @@ def _encoder(init_from, old, *, goes_on):
         return None
 
 
-def _before(workdir, meta):
-    """The record of a run that goes on, and how it splits its clips."""
+def _before(workdir, meta, *, of_manifest):
+    """The record of a run that goes on, and how it splits its clips; of_manifest: whether some of
+    them are of a manifest, which may have changed."""
     if meta is None:
         return None, Before()
     if record := read(workdir):
-        return record, Before(_sides(record.listing), record.by_name)
+        return record, Before(_sides(record.listing) if of_manifest else None, record.by_name)
     if "clips" in meta:
         logging.warning(
             "WARNING %s is lost or damaged: clips whose files have changed may change sides",
@@ -156,6 +158,10 @@ def _sides(listing):
 
 def say_changes(old: Listing, new: Listing) -> None:
     """Says how the manifest has changed since the run wrote its record: counts and an example."""
+    if np.array_equal(old.contents[old.present], new.contents) and new.names == [
+        name for name, present in zip(old.names, old.present, strict=True) if present
+    ]:
+        return
     was = dict(zip(old.names, old.contents.tolist(), strict=True))
     known, now = set(old.contents.tolist()), set(new.contents.tolist())
     new_names = [
@@ -215,9 +221,8 @@ def judge(config, encoder: Heard | None, train, held_out) -> dict[str, int]:
 
 
 def _copies(train, held_out):
-    trained = np.concatenate([content.of_source(train), content.of_whole_files(train)])
-    own, whole = content.of_source(held_out), content.of_whole_files(held_out)
-    same = np.flatnonzero(np.isin(own, trained) | np.isin(whole, trained))
+    trained = heard.of_contents(np.concatenate([train.contents(), train.wholes()]))
+    same = np.flatnonzero(_has(trained, held_out))
     if not len(same):
         return {}
     logging.warning(
@@ -260,10 +265,9 @@ def _heard(config, encoder, held_out):
     return {"heard": len(found), "heard_of": len(held_out)}
 
 
-def _has(encoder, source):
-    """Who has heard a file or a part of it has heard what the other parts are like."""
-    own, whole = content.of_source(source), content.of_whole_files(source)
-    return encoder.has(own) | encoder.has(whole)
+def _has(known, source):
+    """bool [n]. Who has heard a file or a part of it has heard what the other parts are like."""
+    return known.has(source.contents()) | known.has(source.wholes())
 
 
 @functools.cache  # once, however many folds there are
@@ -289,8 +293,8 @@ def write(workdir, known: Known, train) -> None:
     listing, old, encoder, lost, by_name = known
     # A part alone would not be known in another cut of its recording.
     own = heard.union(
-        heard.of_contents(content.of_source(train)),
-        heard.of_contents(content.of_whole_files(train)),
+        heard.of_contents(train.contents()),
+        heard.of_contents(train.wholes()),
     )
     parts = [own, _UNKNOWN if encoder is None else encoder]
     if lost:  # clips that have gone since are in no list
@@ -304,8 +308,7 @@ def write(workdir, known: Known, train) -> None:
 
 
 def _with_gone(new, old):
-    known = set(new.contents.tolist())
-    gone = np.array([found not in known for found in old.contents.tolist()], bool)
+    gone = ~heard.of_contents(new.contents).has(old.contents)
     return Listing(
         new.names + [name for name, is_gone in zip(old.names, gone, strict=True) if is_gone],
         np.concatenate([new.contents, old.contents[gone]]),
@@ -336,7 +339,7 @@ def _write(path, record):
     arrays["names"] = np.frombuffer(names, np.uint8)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)  # which packs badly: of millions it would take 20 s
     os.replace(temporary, path)
 
 

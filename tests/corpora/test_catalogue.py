@@ -14,7 +14,7 @@ from corpus_trees import MIDS, NAMES, RATE, TREES, fill, sound  # tests/
 from conformer_jax import prepare
 from conformer_jax.corpora import sources
 from conformer_jax.corpora.catalogue import CORPORA
-from conformer_jax.data import prepared
+from conformer_jax.data import packed, prepared
 from conformer_jax.data.audio import DataError
 
 
@@ -28,7 +28,7 @@ def prepared_from(corpus, source, output):
         source = prepared.PreparedSource(found, {split: np.arange(len(index.content))}, RATE, names)
         for i in range(len(source)):
             assert len(source.read(i, RATE, 0.0)) > RATE // 20
-            recording = prepared.text_of(index.sources, index.source_starts, i)
+            recording = packed.text_of(index.sources, index.source_starts, i)
             labels = [names[c] for c in source.labels(i)]
             fold = str(index.folds[index.fold[i]])
             records[source.example_id(i)] = (split, labels, fold, recording)

@@ -13,7 +13,7 @@ import soundfile
 from conformer_jax import prepare
 from conformer_jax.corpora import encoding, engine, shard
 from conformer_jax.corpora.corpus import Clip, Listing
-from conformer_jax.data import prepared
+from conformer_jax.data import packed, prepared
 from conformer_jax.data.audio import read_audio
 from conformer_jax.training import lock
 
@@ -35,7 +35,7 @@ def opened(output):
 
 def ids_of(found, split="train"):
     index = found.index[split]
-    return [prepared.text_of(index.ids, index.id_starts, i) for i in range(len(index.content))]
+    return [packed.text_of(index.ids, index.id_starts, i) for i in range(len(index.content))]
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_parts_of_a_manifest_are_stored_as_parts_of_one_source(tmp_path):
     found = opened(tmp_path / "out")
     index = found.index["train"]
     assert ids_of(found) == ["day.wav#t=0.5,1.25", "day.wav#t=3", "day.wav"]
-    assert [prepared.text_of(index.sources, index.source_starts, i) for i in range(3)] == [
+    assert [packed.text_of(index.sources, index.source_starts, i) for i in range(3)] == [
         "day.wav",
         "day.wav",
         "g",

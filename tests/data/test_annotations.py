@@ -224,7 +224,7 @@ def test_every_source_tells_the_whole_file(tmp_path):
     (tmp_path / "m.csv").write_text("path\na.wav\n")
     files = content.of_rows(read_manifest(tmp_path / "m.csv"), tmp_path / "m.csv")
     for source in (made_up, Subset(made_up, [1]), ManifestSource(files, RATE)):
-        assert (content.of_whole_files(source) == content.of_source(source)).all()
+        assert (source.wholes() == source.contents()).all()
 
 
 def test_labelled_files_are_added_to_annotated_recordings(tmp_path, capsys):

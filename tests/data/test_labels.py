@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from conformer_jax.data import labels
+from conformer_jax.data.source import Source
 from conformer_jax.errors import UserError
 
 
-class Clips:
+class Clips(Source):
     """A Source as far as its labels go."""
 
     def __init__(self, of_clips, names="abcd"):

@@ -12,6 +12,7 @@ from conformer_jax import manifest, prepare
 from conformer_jax.command import run
 from conformer_jax.data import host_loader, input_pipeline, mixture, sampling, sources
 from conformer_jax.data.audio import BadAudioReport, DataError
+from conformer_jax.data.labels import labels_of
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import runs, training
@@ -81,7 +82,7 @@ def test_whole_shares_are_whole_in_every_batch():
 
 def test_balanced_within_each_corpus():
     labels = [(0,)] * 30 + [(1,)] * 10 + [(0,)] * 5 + [(1,)] * 45 + [()] * 10
-    cumulative = sampling.class_balance(labels, 2)
+    cumulative = sampling.class_balance(labels_of(labels), 2)
     members = [np.arange(40), np.arange(40, 100)]
     weights = np.diff(sampling.with_shares(cumulative, members, (0.2, 0.8)), prepend=0.0)
     np.testing.assert_allclose([weights[own].sum() for own in members], [0.2, 0.8])
@@ -210,3 +211,18 @@ def test_a_run_says_what_it_was_made_of(corpora, tmp_path):
     text = str(training.facts(runs.read_run("run", tmp_path / "run")))
     assert f"0.25 of every batch from {corpora}/prepared" in text
     assert "To cite" in text
+
+
+def test_all_examples_at_once_are_what_each_is(corpora):
+    """Of a mixture of a manifest and a prepared corpus, and of what is kept of it."""
+    config = mixed(finetune.get_config("smoke"), corpora, "prepared=0.25")
+    train = sources.open_sources(sources.source_spec(config)).train
+    for source in (train, sources.Subset(train, [70, 3, 5, 41] * 10), sources.Subset(train, [44])):
+        every = range(len(source))
+        assert source.ids() == [source.example_id(i) for i in every]
+        assert source.contents().tolist() == [source.content(i) for i in every]
+        assert source.wholes().tolist() == [source.whole(i) for i in every]
+        found = source.all_labels()
+        edges = zip(found.starts[:-1], found.starts[1:], strict=True)
+        assert [tuple(found.numbers[a:b]) for a, b in edges] == [source.labels(i) for i in every]
+        assert len(source.corpora()) == len(source)

@@ -6,6 +6,7 @@ from scipy import stats
 
 from conformer_jax.data import sampling
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.labels import labels_of
 
 
 def indices_of(seed, steps, batch_size, n):
@@ -64,7 +65,7 @@ def test_large_corpora_negative_seeds_and_late_steps():
 
 def test_balanced_batches_draw_rare_classes_as_often_as_common_ones():
     labels = [(0,)] * 900 + [(1,)] * 90 + [(2,)] * 9 + [()]
-    cumulative = sampling.class_balance(labels, 4)  # of class 3 there is none
+    cumulative = sampling.class_balance(labels_of(labels), 4)  # of class 3 there is none
     drawn = np.concatenate([sampling.balanced_batch(0, i, 100, cumulative)[0] for i in range(90)])
     counts = np.bincount([labels[i][0] for i in drawn], minlength=3)
     assert abs(counts - 3000).max() < 230  # 5 deviations
@@ -74,13 +75,13 @@ def test_balanced_batches_draw_rare_classes_as_often_as_common_ones():
 
 def test_several_labels_add_their_weights():
     labels = [(0, 1), (0,), (1, 2), (2,), (2,), ()]
-    weights = np.diff(sampling.class_balance(labels, 3), prepend=0)
+    weights = np.diff(sampling.class_balance(labels_of(labels), 3), prepend=0)
     np.testing.assert_allclose(weights, [1, 1 / 2, 1 / 2 + 1 / 3, 1 / 3, 1 / 3, 0], atol=1e-12)
 
 
 def test_negatives_of_every_class_are_drawn_as_one_more_class():
     labels = [(0,), (0,), (1,), (), (), ()]
-    weights = np.diff(sampling.class_balance(labels, 2, negatives=True), prepend=0)
+    weights = np.diff(sampling.class_balance(labels_of(labels), 2, negatives=True), prepend=0)
     np.testing.assert_allclose(weights, [1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3], atol=1e-12)
 
 
@@ -91,7 +92,7 @@ def test_balanced_draws_have_the_weights_that_are_stated(offset):
     labels = [(0,)] * 40 + [(1,)] * 10 + [(2, 0)] * 6 + [(3,), (3, 1), (1, 2, 3), ()]
     counts = np.bincount([c for of in labels for c in of])
     weights = np.array([sum(1 / (counts[c] + offset) for c in of) for of in labels])
-    cumulative = sampling.class_balance(labels, 4, offset)
+    cumulative = sampling.class_balance(labels_of(labels), 4, offset)
     drawn = [sampling.balanced_batch(0, step, 400, cumulative)[0] for step in range(100)]
     found = np.bincount(np.concatenate(drawn), minlength=60)
     assert found[-1] == 0  # the clip without a label
@@ -101,7 +102,7 @@ def test_balanced_draws_have_the_weights_that_are_stated(offset):
 
 
 def test_a_balanced_batch_is_one_over_all_hosts():
-    cumulative = sampling.class_balance([(0,)] * 6 + [(1,)] * 3, 2)
+    cumulative = sampling.class_balance(labels_of([(0,)] * 6 + [(1,)] * 3), 2)
     whole, _ = sampling.balanced_batch(3, 5, 8, cumulative)
     parts = [whole[sampling.host_slice(8, host, 4)] for host in range(4)]
     assert np.concatenate(parts).tolist() == whole.tolist()
@@ -109,7 +110,7 @@ def test_a_balanced_batch_is_one_over_all_hosts():
 
 def test_a_balanced_batch_follows_from_seed_and_step():
     """Frozen numbers, as for the stream above; crops are those of any other batch."""
-    cumulative = sampling.class_balance([(0,)] * 6 + [(1,)] * 3, 2)
+    cumulative = sampling.class_balance(labels_of([(0,)] * 6 + [(1,)] * 3), 2)
     indices, positions = sampling.balanced_batch(0, 2, 4, cumulative)
     assert indices.dtype == np.int64
     assert indices.tolist() == [6, 8, 4, 3]
