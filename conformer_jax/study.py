@@ -210,6 +210,11 @@ def _joined_paths(pretrain, finetune):
     data = finetune.data
     if not data.manifest:
         raise UserError("this arm needs --config.finetune.data.manifest, too")
+    if pretrain.data.mixture:
+        raise UserError(
+            "this arm keeps out of pre-training what fine-tuning holds out, of one manifest alone: "
+            "leave config.pretrain.data.mixture out"
+        )
     rows = usable(
         read_manifest(data.manifest),
         data.manifest,

@@ -406,6 +406,17 @@ def test_folds_are_a_table_and_their_confusions_are_pooled(folders, elements):
     assert "rain, taken for wind: 2 of 4" in titles
 
 
+def test_a_run_of_an_earlier_version_is_shown(tmp_path):
+    """Whose config lacks what came later."""
+    folder = written.write_finetuning(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    del config["data"]["mixture"], config["views"]
+    (folder / "config.json").write_text(json.dumps(config))
+    shown = page.render(*runs.read_all([folder]), num_mistakes=1)
+    assert ">Sound<" in shown
+    assert "<audio" in shown
+
+
 def test_configs_that_differ_are_told(elements):
     fields = [said for _, said in elements.of("code")]
     assert "target" in fields

@@ -22,7 +22,15 @@ class Split(NamedTuple):
 
 
 def split_rows(
-    rows, manifest, train_folds, eval_folds, eval_share, sides=None, *, by_name=False
+    rows,
+    manifest,
+    train_folds,
+    eval_folds,
+    eval_share,
+    sides=None,
+    *,
+    by_name=False,
+    say_folds=True,
 ) -> Split:
     """Splits the rows of a manifest: by folds where `eval_folds` are given, else by a share.
 
@@ -35,14 +43,15 @@ def split_rows(
       sides: of a run that goes on, {content: whether it was held out}. Clips that it knows stay
         on their side.
       by_name: the share is chosen as versions before content.py did.
+      say_folds: whether to say that there are folds where none is named.
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
-    split = _split(rows, manifest, train_folds, eval_folds, eval_share, by_name)
+    split = _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds)
     return _as_before(split, rows, sides) if sides else split
 
 
-def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name):
+def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds):
     train_folds, eval_folds = fold_names(train_folds), fold_names(eval_folds)
     known = sorted({row.fold for row in rows if row.fold})
     _check_folds(known, manifest, train_folds, eval_folds)
@@ -50,7 +59,7 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name):
         return _split_by_folds(rows, manifest, train_folds, eval_folds)
     if train_folds:
         rows = [row for row in rows if row.fold in train_folds]
-    elif known:
+    elif known and say_folds:
         _say_folds(str(manifest), tuple(known), eval_share)
     if by_name:
         return _split_by_name(rows, manifest, eval_share)

@@ -163,11 +163,11 @@ def _balance(source, spec):
     labels = source.all_labels()
     if not source.label_names or not len(labels.numbers):
         raise DataError("config.data.balanced needs labels: leave it False without them")
-    cumulative = sampling.class_balance(
-        labels, len(source.label_names), spec.balanced_offset, negatives=spec.multi_label
-    )
-    members = _members(source, spec)
-    return sampling.with_shares(cumulative, members, spec.shares) if members else cumulative
+    how = len(source.label_names), spec.balanced_offset
+    if members := _members(source, spec):
+        mixed = labels, members, spec.shares
+        return sampling.mixed_balance(*mixed, *how, negatives=spec.multi_label)
+    return sampling.class_balance(labels, *how, negatives=spec.multi_label)
 
 
 class EvalSteps(NamedTuple):

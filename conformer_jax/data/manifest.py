@@ -155,17 +155,18 @@ def _name(text, folder) -> str:
     return name
 
 
-def check_exists(path) -> None:
-    """Raises the DataError of `read_manifest` for a file that is not there."""
+def check_exists(path, field="manifest") -> None:
+    """Raises the DataError of `read_manifest` for a file that is not there; field: of config.data,
+    for the message."""
     try:
         os.stat(path)
     except OSError as e:
-        raise DataError(_unreadable(path, e)) from None
+        raise DataError(_unreadable(path, e, field)) from None
 
 
-def _unreadable(path, error) -> str:
+def _unreadable(path, error, field="manifest") -> str:
     return (
-        f"cannot read the manifest {path} (config.data.manifest): {error.strerror}; "
+        f"cannot read the manifest {path} (config.data.{field}): {error.strerror}; "
         "`python -m conformer_jax.manifest DIR` writes one for a folder of audio"
     )
 

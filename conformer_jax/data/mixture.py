@@ -46,7 +46,7 @@ def parts(mixture) -> tuple[Part, ...]:
     Raises DataError: it is none, or the shares leave nothing.
     """
     found = []
-    for entry in (mixture,) if isinstance(mixture, str) else mixture:
+    for entry in filter(None, (mixture,) if isinstance(mixture, str) else mixture):
         path, _, share = str(entry).rpartition("=")
         try:
             found.append(Part(path, float(share)))

@@ -129,23 +129,23 @@ def class_balance(labels, num_classes, offset=0.0, *, negatives: bool = False) -
     return np.cumsum(weights)
 
 
-def with_shares(cumulative, members, shares) -> np.ndarray:
-    """Cumulative weights of the examples of several corpora, balanced within each of them.
+def mixed_balance(labels, members, shares, num_classes, offset, *, negatives) -> np.ndarray:
+    """`class_balance` of several corpora, within each of them, and each with its share.
 
     Args:
-      cumulative: float64 [n] of `class_balance`.
-      members, shares: as for `mixed_batch`.
+      members, shares: as for `mixed_batch`; the others as for `class_balance`.
 
     Raises DataError where all of a corpus weigh nothing.
     """
-    weights = np.diff(cumulative, prepend=0.0)
+    weights = np.zeros(len(labels.counts))
     for number, (own, share) in enumerate(zip(members, shares, strict=True)):
-        if not weights[own].any():
+        found = class_balance(labels.take(own), num_classes, offset, negatives=negatives)
+        if not found[-1]:
             raise DataError(
                 f"config.data.mixture: corpus {number + 1} has no clip with a label, which "
                 f"config.data.balanced needs"
             )
-        weights[own] *= share / weights[own].sum()
+        weights[own] = np.diff(found, prepend=0.0) * (share / found[-1])
     return np.cumsum(weights)
 
 

@@ -52,7 +52,7 @@ class SourceSpec:
 
     labelled: whether labels are needed; without, they are ignored. synthetic: of the corpus that
     is used where none of `manifest`, `tfds_name` and `prepared` is given; its clips have
-    `num_samples`.
+    `num_samples`. is_added: whether it is a part of a mixture.
     """
 
     manifest: str
@@ -72,6 +72,7 @@ class SourceSpec:
     seed: int
     synthetic: SyntheticSpec
     num_samples: int
+    is_added: bool = False
 
 
 def source_spec(config) -> SourceSpec:
@@ -162,26 +163,27 @@ def _mixed(spec, label_names, before):
             "config.data.mixture adds to config.data.manifest or config.data.prepared: set one"
         )
     first = dataclasses.replace(spec, mixture=())
-    alone = dataclasses.replace(first, train_folds=(), eval_folds=())
+    alone = dataclasses.replace(first, train_folds=(), eval_folds=(), is_added=True)
     found = [open_split(first, None, before)]
     for part in spec.mixture:
         found.append(open_split(dataclasses.replace(alone, **part.fields), None, before))
     own = list(dict.fromkeys(name for split in found for name in split.train.label_names))
     names = tuple(own if label_names is None or not spec.labelled else label_names)
     labels.check_names(own, names, "config.data.mixture")
-    held_out = Subset(found[0].held_out, None, names)
     # A part of a recording by its content or by its recording, as evaluations look for copies.
     known = lambda source: np.stack([source.contents(), source.wholes()])
-    judged = of_contents(known(held_out).ravel())
-    trains, prefixes = [Subset(found[0].train, None, names)], [""]
-    for part, split in zip(spec.mixture, found[1:], strict=True):
-        fresh = np.flatnonzero(~judged.has(known(split.train)).any(0))
+    held_out = [known(split.held_out).ravel() for split in found]
+    trains, paths = [], [spec.manifest or spec.prepared, *(part.path for part in spec.mixture)]
+    for i, (split, path) in enumerate(zip(found, paths, strict=True)):
+        others = of_contents(np.concatenate(held_out[:i] + held_out[i + 1 :]))
+        fresh = np.flatnonzero(~others.has(known(split.train)).any(0))
         if left_out := len(split.train) - len(fresh):
-            logging.info("%s: %d clips that are held out are left out", part.path, left_out)
+            logging.info("%s: %d clips that others hold out are left out", path, left_out)
         trains.append(Subset(split.train, fresh, names))
-        prefixes.append(part.prefix)
-        logging.info("%.3g of every batch from %s: %d clips", part.share, part.path, len(fresh))
-    return Sources(mixture.Joined(trains, prefixes), held_out)
+    for share, path, train in zip(mixture.shares_of(spec.mixture), paths, trains, strict=True):
+        logging.info("%.3g of every batch from %s: %d clips", share, path, len(train))
+    prefixes = ["", *(part.prefix for part in spec.mixture)]
+    return Sources(mixture.Joined(trains, prefixes), Subset(found[0].held_out, None, names))
 
 
 def _synthetic_source(spec, split):
@@ -214,6 +216,7 @@ def _manifest_sources(spec, label_names, before):
         spec.eval_share,
         before.sides,
         by_name=before.by_name,
+        say_folds=not spec.is_added,
     )
     if spec.labelled and not spec.eval_folds:
         say_labels_not_held_out(parts)
@@ -287,6 +290,11 @@ def finish(spec, train, held_out) -> Sources:
             if len(several):
                 raise DataError(_several_labels(source.example_id(int(several[0]))))
     per_class, share = spec.labels_per_class, spec.label_share
+    if spec.mixture and (per_class or share < 1):
+        raise DataError(
+            "config.data.labels_per_class and config.data.label_share choose clips of one corpus: "
+            "leave config.data.mixture out"
+        )
     if not 0 < share <= 1 or (per_class and share < 1):
         raise DataError(
             f"config.data.label_share = {share}: over 0 and at most 1, and 1 where "

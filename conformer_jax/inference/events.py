@@ -64,7 +64,8 @@ def find(probabilities, bounds, rules: Rules) -> list[Event]:
     found, taken = [], np.zeros(len(p) + 1, int)  # stretches with an event, counted up
     of_label = [_runs(p[:, c], t, t * rules.release) for c, t in enumerate(rules.thresholds)]
     for first, last in (run for runs in of_label for run in runs) if rules.single else ():
-        taken[first + 1 : last + 1] = 1
+        if bounds[last] - bounds[first] >= rules.min_s - 1e-9:  # a dropped one is no obstacle
+            taken[first + 1 : last + 1] = 1
     taken = np.cumsum(taken)
     for label, runs in enumerate(of_label):
         found += [

@@ -43,6 +43,8 @@ def measure_reading(config, *, seconds: float = 10.0) -> dict:
     """
     if not (config.data.prepared or config.data.manifest):
         raise UserError("--data reads config.data.prepared or config.data.manifest: name one")
+    if config.data.mixture:
+        raise UserError("--data compares with decoding one corpus: leave config.data.mixture out")
     program.check(config)
     config = program.without_statistics(config)
     config.init_from = ""

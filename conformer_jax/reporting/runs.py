@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from conformer_jax import fields
 from conformer_jax.data.folds import folder_name
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation.predictions import Predictions, load
@@ -170,8 +171,8 @@ def _config(path, left_out):
     reason = "there is no config.json"
     if path.exists():
         try:
-            return ml_collections.ConfigDict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            return ml_collections.ConfigDict(fields.with_defaults(json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             reason = f"config.json cannot be read ({error})"
     left_out.append(f"Settings, healthy ranges and sounds: {reason}.")
     return None

@@ -163,6 +163,8 @@ class _Run:
             init_key,
         )
         step = self.begun.step
+        if not self.begun.finished:  # what the clips make impossible is said before compiling
+            host_loader.train_plan(train_source, spec, *place[1:])(step)
         if new and not self.begun.finished:
             self._compile(host_loader.empty_batch(train_source, spec, jax.process_count()))
         if step:

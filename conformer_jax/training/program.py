@@ -144,6 +144,11 @@ def check(config) -> None:
             "config.classifier.pooling = 'linear_softmax' pools probabilities, and a probe needs "
             "vectors: choose another pooling"
         )
+    if config.task in FROZEN and config.data.mixture:
+        raise UserError(
+            "config.data.mixture: a probe hears every clip once, and shares of batches mean "
+            "nothing; `python -m conformer_jax.manifest DIR --add=MANIFEST` joins manifests"
+        )
     whole_batch = config.task == "pretrain" and pretrain.OBJECTIVES[config.objective].WHOLE_BATCH
     if whole_batch and config.train.accumulate > 1:
         raise UserError(

@@ -48,8 +48,10 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
         return Carved(source, None)
     if task != "finetune":
         raise UserError("config.data.validation_share is for fine-tuning only: leave it 0")
-    labels = [source.labels(i) for i in range(len(source))]
-    chosen = sampling.stratified(labels, len(source.label_names), share, seed)
+    # Of a mixture the first corpus, which is the one that is evaluated.
+    own = np.flatnonzero(source.corpora() == 0)
+    labels = [source.labels(i) for i in own.tolist()]
+    chosen = own[sampling.stratified(labels, len(source.label_names), share, seed)]
     if not len(chosen):
         raise UserError(
             "config.data.validation_share: no class has a second clip to validate with; leave it 0"

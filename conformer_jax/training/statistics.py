@@ -17,6 +17,7 @@ from conformer_jax.errors import UserError
 from conformer_jax.models.features import FeatureSpec, log_mel
 
 _BATCH = 32
+_AHEAD = 64 << 20  # bytes of audio that are read ahead: a clip may last an hour
 
 
 class Statistics(NamedTuple):
@@ -84,6 +85,8 @@ def _measure(source, indices, spec, reading, report):
 
     logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
     total, square, frames = 0.0, 0.0, 0.0
+    ahead = min(reading.prefetch, _AHEAD // (2 * _BATCH * reading.num_samples))
+    reading = dataclasses.replace(reading, prefetch=ahead)
     for batch in host_loader.batches_of(indices, _BATCH, source, reading, report):
         parts = sums(batch["audio"], batch["num_samples"], batch["valid"])
         t, s, n = (np.asarray(part, np.float64) for part in parts)

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import logging
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -10,13 +12,13 @@ import soundfile
 from configs import finetune, pretrain
 from conformer_jax import manifest, prepare
 from conformer_jax.command import run
-from conformer_jax.data import host_loader, input_pipeline, mixture, sampling, sources
+from conformer_jax.data import content, host_loader, input_pipeline, mixture, sampling, sources
 from conformer_jax.data.audio import BadAudioReport, DataError
 from conformer_jax.data.labels import labels_of
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.reporting import runs, training
-from conformer_jax.training import saved_files
+from conformer_jax.training import opening, saved_files
 
 RATE = 16000
 SIZES, SHARES = (97, 40, 400), (0.55, 0.15, 0.3)
@@ -81,15 +83,18 @@ def test_whole_shares_are_whole_in_every_batch():
 
 
 def test_balanced_within_each_corpus():
-    labels = [(0,)] * 30 + [(1,)] * 10 + [(0,)] * 5 + [(1,)] * 45 + [()] * 10
-    cumulative = sampling.class_balance(labels_of(labels), 2)
-    members = [np.arange(40), np.arange(40, 100)]
-    weights = np.diff(sampling.with_shares(cumulative, members, (0.2, 0.8)), prepend=0.0)
-    np.testing.assert_allclose([weights[own].sum() for own in members], [0.2, 0.8])
-    np.testing.assert_allclose(weights[0] / weights[30], (1 / 35) / (1 / 55))
-    assert (weights[90:] == 0).all()
+    labels = labels_of([(0,)] * 30 + [(1,)] * 10 + [(0,)] * 5 + [(1,)] * 45 + [()] * 10)
+    members, shares = [np.arange(40), np.arange(40, 100)], (0.2, 0.8)
+    balance = lambda members, negatives=False: np.diff(
+        sampling.mixed_balance(labels, members, shares, 2, 0.0, negatives=negatives), prepend=0.0
+    )
+    weights = balance(members)
+    of_class = [weights[:30], weights[30:40], weights[40:45], weights[45:90], weights[90:]]
+    np.testing.assert_allclose([part.sum() for part in of_class], [0.1, 0.1, 0.4, 0.4, 0])
+    assert all(np.allclose(part, part[0]) for part in of_class)
+    assert balance(members, negatives=True)[90:].sum() == pytest.approx(0.8 / 3)
     with pytest.raises(DataError, match="corpus 2 has no clip with a label"):
-        sampling.with_shares(cumulative, [np.arange(90), np.arange(90, 100)], (0.5, 0.5))
+        balance([np.arange(90), np.arange(90, 100)])
 
 
 @pytest.mark.parametrize("entry", ["a.csv", "a.csv=", "=0.3", "a.csv=1", "a.csv=0", "a.csv=nan"])
@@ -100,6 +105,7 @@ def test_what_is_no_share_is_named(entry):
         mixture.parts(("a.csv=0.5", "b=c.csv=0.6"))
     assert mixture.parts("b=c.csv=0.6")[0][:2] == ("b=c.csv", 0.6)
     assert mixture.shares(("a.csv=0.25", "b.csv=0.25")) == (0.5, 0.25, 0.25)
+    assert mixture.shares(("",)) == mixture.shares(()) == ()
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,55 @@ def test_what_is_added_is_trained_on_alone(corpora):
     assert sources.open_sources(spec, ("c", "b", "x", "a")).train.labels(0) in ((3,), (1,))
     with pytest.raises(DataError, match=r"mixture: label 'c' is unknown to the checkpoint"):
         sources.open_sources(spec, ("a", "b"))
+
+
+def test_what_an_added_corpus_holds_out_nobody_hears(corpora, tmp_path, caplog):
+    """Not under another name either; its folds are no advice for the first corpus."""
+    config = mixed(pretrain.get_config("smoke"), corpora, "second/manifest.csv=0.5")
+    spec = sources.source_spec(config)
+    second = dataclasses.replace(spec, mixture=(), manifest=f"{corpora}/second/manifest.csv")
+    held_out = corpora / "second" / ids(sources.open_sources(second).held_out)[0]
+    (tmp_path / "copy.wav").write_bytes(held_out.read_bytes())
+    for name in ("first/a/0.wav", "first/b/3.wav"):
+        (tmp_path / name.replace("/", "_")).write_bytes((corpora / name).read_bytes())
+    assert manifest.main([str(tmp_path), "--folds=3"]) == 0
+    folds = {row.name: row.fold for row in read_manifest(tmp_path / "manifest.csv")}
+    config.data.manifest = f"{tmp_path}/manifest.csv"
+    config.data.eval_folds = (folds["first_a_0.wav"],)
+    caplog.clear()
+    found = sources.open_sources(sources.source_spec(config))
+    heard = set(found.train.contents().tolist())
+    assert content.of_file(held_out) not in heard
+    assert content.of_file(tmp_path / "first_b_3.wav") in heard
+    assert "eval_folds" not in caplog.text
+
+
+def test_the_first_corpus_judges(corpora):
+    config = mixed(finetune.get_config("smoke"), corpora, "second/manifest.csv=0.25")
+    config.data.validation_share = 0.2
+    found = sources.open_sources(sources.source_spec(config))
+    carved = opening.carve(config, found.train)
+    assert set(carved.validation.corpora().tolist()) == {0}
+    assert len(carved.train) + len(carved.validation) == len(found.train)
+    assert set(carved.train.corpora().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.labels_per_class": 1}, "labels_per_class and .* choose clips of one corpus"),
+        ({"task": "linear_probe"}, "a probe hears every clip once"),
+        ({"data.batch_size": 128}, "of a batch of 128 are up to 103 clips of a corpus"),
+    ],
+)
+def test_what_a_mixture_cannot_is_said_before_compiling(corpora, tmp_path, changes, words, caplog):
+    config = mixed(finetune.get_config("smoke"), corpora, "second/manifest.csv=0.2")
+    config.update(init_from="", compare_with_scratch=False)
+    config.update_from_flattened_dict(changes)
+    caplog.set_level(logging.WARNING)
+    with jax.log_compiles(), pytest.raises(UserError, match=words):
+        run.run(config, tmp_path / "run")
+    assert "Compiling jit(finetune_step)" not in caplog.text
 
 
 @pytest.mark.parametrize("second", ["second/manifest.csv", "prepared"])

@@ -36,6 +36,8 @@ def test_of_one_label_at_a_time_none_is_merged_over_another():
     assert find([dog, nothing, dog], single=True, merge_s=1) == [(0, 3, 0)]
     assert find([dog, cat, dog], single=True, merge_s=1) == [(0, 1, 0), (1, 2, 1), (2, 3, 0)]
     assert find([dog, cat, dog], merge_s=1) == [(0, 3, 0), (1, 2, 1)]
+    p = [dog, dog, cat, dog, dog]  # an event that is dropped is no obstacle
+    assert find(p, single=True, merge_s=1, min_s=2) == [(0, 5, 0)]
     rules = events.Rules(np.array([0.5, np.inf]), merge_s=1, single=True)  # without the cat
     (event,) = events.find(np.array([dog, cat, dog]), np.arange(4.0), rules)
     assert (event.start, event.end, event.label) == (0, 3, 0)
