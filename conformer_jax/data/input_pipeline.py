@@ -48,7 +48,7 @@ def _run(plan, steps, rows, source, spec, report):
     if source.at_once:
         dataset = steps.map(_batch_reader(plan, rows, source, spec, report, failures), **parallel)
     else:
-        dataset = steps.map(_planner(plan, rows)).unbatch()
+        dataset = steps.map(_planner(plan, rows, failures)).unbatch()
         dataset = dataset.map(_reader(source, spec, report, failures), **parallel).batch(rows)
     dataset = dataset.prefetch(spec.prefetch)
     options = tf.data.Options()
@@ -59,11 +59,15 @@ def _run(plan, steps, rows, source, spec, report):
     return generator
 
 
-def _planner(plan, rows):
+def _planner(plan, rows, failures):
     """`plan` for tf.data: step -> (indices, positions, valid), each [rows]."""
 
     def examples(step):
-        indices, positions, valid = plan(int(step))
+        try:
+            indices, positions, valid = plan(int(step))
+        except Exception as e:
+            failures.append(e)
+            raise
         # NaN is the middle, since a tensor cannot hold None.
         return indices, np.full(len(indices), np.nan) if positions is None else positions, valid
 
@@ -141,14 +145,17 @@ def _iterate(dataset, failures):
     iterator = dataset.as_numpy_iterator()
     try:
         while True:
+            failure = None
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            except tf.errors.OpError:
-                if failures:
-                    raise failures[0] from None
-                raise
+            except tf.errors.OpError as error:
+                # Raised below, without TensorFlow's frames: they would keep the iterator until the
+                # interpreter ends, and there it waits for Python for ever.
+                failure = failures[0] if failures else error.with_traceback(None)
+            if failure is not None:
+                raise failure
             yield batch
     finally:
         del iterator  # ends the reading, even where a traceback keeps this frame alive

@@ -247,6 +247,18 @@ def test_both_loaders_and_all_hosts_read_the_same(corpora):
         assert np.array_equal(values, np.concatenate([half[name] for half in halves])), name
 
 
+@pytest.mark.parametrize("loader", [host_loader, input_pipeline])
+def test_a_step_that_cannot_be_planned_ends_both_loaders_alike(corpora, loader):
+    config = mixed(pretrain.get_config("smoke"), corpora, "second/manifest.csv=0.5", batch_size=90)
+    train = sources.open_sources(sources.source_spec(config)).train
+    spec = host_loader.loader_spec(config)
+    batches = loader.train_batches(train, spec, 0, BadAudioReport(None, 0.5))
+    with pytest.raises(DataError, match="are up to 45 clips of a corpus that has") as caught:
+        next(batches)
+    # No frame of TensorFlow, which would keep its iterator to the end of the process.
+    assert caught.value.__context__ is None
+
+
 def test_a_mixture_of_nothing_is_refused(corpora, tmp_path):
     config = mixed(pretrain.get_config("smoke"), corpora, "second/manifest.csv=0.5")
     config.data.manifest = ""
