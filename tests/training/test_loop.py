@@ -57,7 +57,7 @@ class Compilations(logging.Handler):
         self.names = []
 
     def emit(self, record):
-        found = re.match(r"Compiling jit\((\w+)\)", record.getMessage())
+        found = re.match(r"Finished XLA compilation of jit\((\w+)\)", record.getMessage())
         self.names += found.groups() if found else ()
 
 
