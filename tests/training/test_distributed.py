@@ -88,8 +88,10 @@ def assert_same_run(folder, alone, task):
     for name, value in ours.items():
         np.testing.assert_allclose(value, theirs[name], atol=1e-6, rtol=0, err_msg=name)
     for ours, theirs in zip(records(folder, task), records(alone, task), strict=True):
-        # Relative, too: a gradient's norm of 50 has float32 digits of 4e-6.
-        assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-6)
+        if "gradient_norm" in theirs:  # of up to 54
+            expected = pytest.approx(theirs.pop("gradient_norm"), rel=1e-5)
+            assert ours.pop("gradient_norm") == expected
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def assert_same_predictions(folder, alone):
