@@ -7,6 +7,7 @@
     :esc50                          ESC-50 fold 1, from the encoder that comes with the package;
                                     needs --config.data.manifest=FILE with a fold column, or
                                     --config.data.prepared=DIR
+    :esc50_long                     the same in 200 passes over short, mixed crops; hours
     :hear                           as the benchmark HEAR judges the frozen encoder: a shallow
                                     network on its embeddings, the best of a grid
     :audioset, :audioset20k, :mtat, :kinetics, :us8k, :fsd50k
@@ -18,7 +19,7 @@ import dataclasses
 from configs import base, pretrain, table
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "hear", *table.FINETUNE)
+VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "esc50_long", "hear", *table.FINETUNE)
 
 
 def get_config(variant: str = ""):
@@ -38,6 +39,7 @@ def get_config(variant: str = ""):
         "large": large,
         "probe": probe,
         "esc50": esc50,
+        "esc50_long": esc50_long,
         "hear": hear,
     }[variant](config)
     return config
@@ -115,3 +117,19 @@ def esc50(config):
     config.optimizer.update(learning_rate=1e-4, head_multiplier=0.1)
     config.data.update(batch_size=16, eval_folds=("1",))
     config.train.update(num_steps=120, eval_every=0)
+
+
+def esc50_long(config):
+    """ESC-50 as the literature fine-tunes small models: many passes over short crops, two classes
+    mixed (EnvNet-v2, Tokozume et al. 2018), layer decay; five crops a clip are heard at the end."""
+    esc50(config)
+    config.name = "finetune_esc50_long"
+    config.conformer.dropout = 0.1
+    config.classifier.update(crop_s=2.0, crops=5)
+    config.losses.label_smoothing = 0.1
+    config.augment.update(speed=1.25, gain_db=6.0, between_class=0.5)
+    config.augment.update(time_masks=1, time_mask_s=0.2, freq_masks=1, freq_mask_bins=8)
+    config.optimizer.update(learning_rate=5e-4, head_multiplier=2.0, layer_decay=0.75)
+    config.optimizer.update(weight_decay=0.05, ema_decay=0.999)
+    config.data.update(batch_size=64, eval_batch_size=32)
+    config.train.update(num_steps=5000, log_every=50, eval_every=1000)

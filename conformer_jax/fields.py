@@ -146,6 +146,12 @@ h.init = OneOf("random", "probe")
 h.dropout = Within(0.1, least=0, below=1)
 h.multi_label = False  # one label a clip, cross-entropy; True: several, binary cross-entropy
 
+# In s, of the random stretch of a clip that a training step hears; 0: all of it, data.clip_s.
+h.crop_s = Within(0.0, least=0, most=3600)
+# What a clip's vector is in evaluation and use: 0, of all of the clip at once; else the mean of so
+# many stretches of crop_s, evenly spaced (EnvNet-v2, Tokozume et al. 2018: 10).
+h.crops = Within(0, least=0, most=100)
+
 # Linear probe, nearest neighbours and HEAR's network on frozen embeddings (evaluation/probe.py,
 # evaluation/mlp.py).
 _FIELDS.probe = b = ml_collections.ConfigDict()
@@ -168,10 +174,15 @@ _FIELDS.augment = a = ml_collections.ConfigDict()
 a.gain_db = Within(0.0, least=0, most=60)
 # In s, each clip turned in time by up to this, end to start (ours).
 a.shift_s = Within(0.0, least=0, most=3600)
+# With classifier.crop_s: factor, each clip faster or slower by up to this (Tokozume et al.: 1.25).
+a.speed = Within(1.0, least=1, most=4)
 # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018).
 a.mixup_alpha = Within(0.0, least=0, most=100)
 # Probability that a clip is mixed (AST, Gong et al. 2021: 0.5).
 a.mixup_share = Within(1.0, least=0, most=1)
+# Probability that a clip is mixed so that both are heard in the proportion of their labels
+# (Tokozume et al. 2018, 'Learning from between-class examples': 1); in place of mixup.
+a.between_class = Within(0.0, least=0, most=1)
 a.time_masks = Within(0, least=0, most=100)  # SpecAugment time masks a clip (Park et al. 2019)
 a.time_mask_s = Within(0.5, least=0, most=3600)  # s, longest time mask
 a.freq_masks = Within(0, least=0, most=100)  # SpecAugment frequency masks a clip

@@ -19,7 +19,7 @@ from conformer_jax.models.features import FeatureSpec
 from conformer_jax.training import digest, encoder_file, model_file, probe_file
 
 # What pools an encoder that has no head: what did best of a probe (docs/results.md).
-_WITHOUT_HEAD = {"pooling": "statistics", "layers": "all"}
+_WITHOUT_HEAD = {"pooling": "statistics", "layers": "all", "crop_s": 0.0, "crops": 0}
 _VECTORS = ("mean", "scale", "known", "labels")
 
 
@@ -146,6 +146,8 @@ def make_classifier(meta: dict) -> Classifier:
             max(len(meta["label_names"]), 1),
             pooling=classifier["pooling"],
             layers=classifier["layers"],
+            crop_frames=round(classifier["crop_s"] / config["features"]["hop_s"]),
+            crops=classifier["crops"],
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"the model's config does not fit this version: {error}") from error

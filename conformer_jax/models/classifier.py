@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from conformer_jax.models.conformer import Encoder, EncoderSpec
 from conformer_jax.models.dropout import dropout, fold, seeds_of
-from conformer_jax.models.features import FeatureSpec, log_mel
+from conformer_jax.models.features import FeatureSpec, log_mel, silence
 
 POOLINGS = ("mean", "max", "statistics", "attention", "linear_softmax")
 LAYERS = ("last", "all")
@@ -76,6 +76,30 @@ def linear_softmax_pool(logits, valid):
     return for_ - against
 
 
+def cut_crops(features, valid, *, count: int, length: int, low):
+    """`count` stretches of `length` frames of each clip, evenly spaced from its first to its last.
+
+    Args:
+      features: [B, T, F]; valid: [B, T] bool, valid frames first; low: [F], silence.
+
+    Returns:
+      features [B count, length, F], valid [B count, length], of a clip side by side; weights
+      [B, count] that sum to 1, and are 0 for digital silence beside sound.
+    """
+    batch, frames = valid.shape
+    room = jnp.maximum(valid.sum(-1, keepdims=True) - length, 0)  # [B, 1]
+    starts = jnp.arange(count) * room // max(count - 1, 1) if count > 1 else room // 2
+    at = jnp.minimum(starts[..., None] + jnp.arange(length), frames - 1)  # [B, count, length]
+    rows = jnp.arange(batch)[:, None, None]
+    inside = starts[..., None] + jnp.arange(length) < frames
+    cut, seen = features[rows, at], valid[rows, at] & inside
+    sounds = ((cut > low).any(-1) & seen).any(-1)
+    weights = jnp.where(sounds.any(-1, keepdims=True), sounds, True).astype(jnp.float32)
+    weights /= weights.sum(-1, keepdims=True)
+    flat = lambda x: x.reshape(batch * count, *x.shape[2:])
+    return flat(jnp.where(seen[..., None], cut, 0.0)), flat(seen), weights
+
+
 class Classifier(nn.Module):
     """Clips to class logits (the paper, section 3: a linear head).
 
@@ -90,6 +114,8 @@ class Classifier(nn.Module):
     pooling: str = "mean"
     layers: str = "last"
     dropout: float = 0.1
+    crop_frames: int = 0  # a training step hears so many, 0: the clip
+    crops: int = 0  # except in training a clip is the mean of so many; 0: it is heard whole
 
     def setup(self):
         for field, known in (("pooling", POOLINGS), ("layers", LAYERS)):
@@ -97,6 +123,11 @@ class Classifier(nn.Module):
                 raise ValueError(
                     f"config.classifier.{field} = {getattr(self, field)!r}: choose one of {known}"
                 )
+        if self.crops and not self.crop_frames:
+            raise ValueError(
+                f"config.classifier.crops = {self.crops}, but config.classifier.crop_s, their "
+                f"length, is 0"
+            )
         self.encoder = Encoder(self.encoder_spec)
         self.head = nn.Dense(self.num_classes)
         if self.pooling == "attention":  # from zeros: it begins as the mean
@@ -109,15 +140,10 @@ class Classifier(nn.Module):
 
     def from_features(self, features, valid_frames, keys=None, *, train: bool):
         """Normalised log-mel features [B, frames, F] -> logits [B, C] float32."""
-        x, valid = self._tokens(features, valid_frames, keys, train=train)
-        seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
-        drop = lambda x: dropout(x, seeds, self.dropout)
-        if self.pooling == "linear_softmax":
-            # A clip without a valid token keeps one, of zeros: it gets the bias of the head.
-            first = jnp.arange(valid.shape[1]) == 0
-            some = valid | (first & ~valid.any(-1, keepdims=True))
-            return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
-        return self.head(drop(self._pool(x, valid)))
+        if self.crops and not train:
+            features, valid_frames, weights = self._cut(features, valid_frames)
+            return _mean_crop(self._logits(features, valid_frames, None, train=False), weights)
+        return self._logits(features, valid_frames, keys, train=train)
 
     def embed(self, audio, num_samples):
         """Audio [B, N] of num_samples [B] -> the pooled vectors [B, E] float32.
@@ -130,7 +156,9 @@ class Classifier(nn.Module):
                 "one for embeddings"
             )
         features, valid_frames = log_mel(audio, num_samples, self.features)
-        return self._pool(*self._tokens(features, valid_frames, None, train=False))
+        if self.crops:
+            return self._mean_vector(features, valid_frames)
+        return self._vector(*self._tokens(features, valid_frames, None, train=False))
 
     def outputs(self, audio, num_samples, *, head: bool):
         """All that a trained model says of clips; audio [B, N] of num_samples [B].
@@ -141,17 +169,43 @@ class Classifier(nn.Module):
         """
         features, valid_frames = log_mel(audio, num_samples, self.features)
         x, valid = self._tokens(features, valid_frames, None, train=False)
-        mean = self.pooling == "linear_softmax"
-        found = {
-            "embedding": pool(x, valid, "mean") if mean else self._pool(x, valid),
-            "frames": x[..., -self.encoder_spec.width :],
-            "valid": valid,
-        }
-        if head and mean:
+        found = {"frames": x[..., -self.encoder_spec.width :], "valid": valid}
+        if self.crops:  # of all of the clip only the frames are: what is not used is not computed
+            found["embedding"] = self._mean_vector(features, valid_frames)
+        else:
+            found["embedding"] = self._vector(x, valid)
+        if head and self.pooling == "linear_softmax":
             found["logits"] = self.from_features(features, valid_frames, train=False)
-        elif head:
+        elif head:  # it is linear: of the mean of crops it says the mean of what it says of them
             found["logits"] = self.head(found["embedding"])
         return found
+
+    def _logits(self, features, valid_frames, keys, *, train):
+        """Of all of the features [B, frames, F]: [B, C]."""
+        x, valid = self._tokens(features, valid_frames, keys, train=train)
+        seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
+        drop = lambda x: dropout(x, seeds, self.dropout)
+        if self.pooling == "linear_softmax":
+            # A clip without a valid token keeps one, of zeros: it gets the bias of the head.
+            first = jnp.arange(valid.shape[1]) == 0
+            some = valid | (first & ~valid.any(-1, keepdims=True))
+            return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
+        return self.head(drop(self._vector(x, valid)))
+
+    def _cut(self, features, valid_frames):
+        return cut_crops(
+            features,
+            valid_frames,
+            count=self.crops,
+            length=self.crop_frames,
+            low=silence(self.features),
+        )
+
+    def _mean_vector(self, features, valid_frames):
+        """[B, E]: the mean over a clip's crops."""
+        features, valid_frames, weights = self._cut(features, valid_frames)
+        vectors = self._vector(*self._tokens(features, valid_frames, None, train=False))
+        return _mean_crop(vectors, weights)
 
     def _tokens(self, features, valid_frames, keys, *, train):
         """What is pooled: [B, T, D], or all layers side by side; and which tokens are valid."""
@@ -161,7 +215,15 @@ class Classifier(nn.Module):
         blocks = self.encoder.every_block(tokens, valid, keys, train=train)
         return jnp.concatenate([tokens, *blocks], axis=-1), valid
 
-    def _pool(self, x, valid):
+    def _vector(self, x, valid):
+        """Pooled tokens [B, E]."""
+        if self.pooling == "linear_softmax":
+            return pool(x, valid, "mean")
         if self.pooling == "attention":
             return attention_pool(x, self.query(x)[..., 0], valid)
         return pool(x, valid, self.pooling)
+
+
+def _mean_crop(x, weights):
+    """x [B K, D] of the crops with weights [B, K] -> [B, D]."""
+    return jnp.einsum("bkd,bk->bd", x.reshape(*weights.shape, -1), weights)

@@ -146,3 +146,11 @@ def log_mel(
         features = (features - jnp.array(spec.mean)) / jnp.array(spec.deviation)
     valid = jnp.arange(count) < spec.num_frames(num_samples)[:, None]
     return jnp.where(valid[..., None], features, 0.0), valid
+
+
+def silence(spec: FeatureSpec) -> jax.Array:
+    """[F] what digital silence is as a normalised feature, and a little more."""
+    low = jnp.full((spec.num_mels,), jnp.log(spec.log_floor))
+    if spec.mean:
+        low = (low - jnp.array(spec.mean)) / jnp.array(spec.deviation)
+    return low + 1e-3

@@ -5,33 +5,93 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+_LEVEL_S = 0.1  # s over which a level is taken
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSpec:
     """Fields of config.augment, with lengths in frames or samples; 0 switches a part off."""
 
+    crop_samples: int
+    speed: float
     gain_db: float
     shift_samples: int
     mixup_alpha: float
     mixup_share: float
+    between_class: float
+    level_samples: int
     time_masks: int
     time_mask_frames: int
     freq_masks: int
     freq_mask_bins: int
 
 
-def make_spec(a, *, sample_rate: int, hop_s: float) -> AugmentSpec:
-    """From config.augment; the rate (Hz) of the audio, and the time (s) between frames."""
+def make_spec(a, *, crop_s: float, sample_rate: int, hop_s: float) -> AugmentSpec:
+    """From config.augment; the length (s) of a crop, 0 for the clip; the rate (Hz) of the audio,
+    and the time (s) between frames.
+
+    Raises:
+      ValueError: two ways of mixing clips at once.
+    """
+    if a.mixup_alpha and a.between_class:
+        raise ValueError(
+            f"config.augment.mixup_alpha = {a.mixup_alpha} and config.augment.between_class = "
+            f"{a.between_class}: a clip is mixed in one way; set one of them to 0"
+        )
     return AugmentSpec(
+        crop_samples=round(crop_s * sample_rate),
+        speed=a.speed,
         gain_db=a.gain_db,
         shift_samples=round(a.shift_s * sample_rate),
         mixup_alpha=a.mixup_alpha,
         mixup_share=a.mixup_share,
+        between_class=a.between_class,
+        level_samples=round(_LEVEL_S * sample_rate),
         time_masks=a.time_masks,
         time_mask_frames=round(a.time_mask_s / hop_s),
         freq_masks=a.freq_masks,
         freq_mask_bins=a.freq_mask_bins,
     )
+
+
+@jax.named_scope("augment")
+def crop(keys, batch, spec: AugmentSpec):
+    """A random stretch of each clip, `spec.crop_samples` long, faster or slower (and so higher or
+    lower) by up to `spec.speed`, as in EnvNet-v2 (Tokozume et al. 2018).
+
+    Digital silence at the end of a clip, with which corpora fill up short files, is not drawn from.
+
+    Args:
+      keys: random keys [B], one a clip.
+      batch: audio [B, N] float or int16, num_samples [B].
+
+    Returns:
+      the batch with audio [B, crop_samples] float32 and num_samples at most that; what is shorter
+      is taken whole.
+    """
+    if not spec.crop_samples:
+        return batch
+    audio = _as_float(batch["audio"])
+    place = jnp.arange(audio.shape[1])
+    heard = (place < batch["num_samples"][:, None]) & (audio != 0)
+    sound_end = jnp.where(heard, place + 1, 0).max(1)
+
+    def one(key, audio, length, sound_end):
+        key_speed, key_start = jax.random.split(key)
+        speed = spec.speed ** jax.random.uniform(key_speed, (), minval=-1.0)
+        room = jnp.maximum(sound_end - 1 - (spec.crop_samples - 1) * speed, 0.0)
+        start = room * jax.random.uniform(key_start)
+        at = start + speed * jnp.arange(spec.crop_samples)
+        before = jnp.floor(at)
+        share = at - before
+        before = jnp.minimum(before.astype(jnp.int32), audio.shape[0] - 1)
+        after = jnp.minimum(before + 1, audio.shape[0] - 1)
+        sound = (1 - share) * audio[before] + share * audio[after]
+        count = jnp.minimum(jnp.ceil((length - start) / speed), spec.crop_samples)
+        return sound, count.astype(jnp.int32)
+
+    sound, count = jax.vmap(one)(keys, audio, batch["num_samples"], sound_end)
+    return {**batch, "audio": sound, "num_samples": count}
 
 
 @jax.named_scope("augment")
@@ -116,6 +176,43 @@ def mixup(key, batch, spec: AugmentSpec):
 
 
 @jax.named_scope("augment")
+def between_class(key, batch, spec: AugmentSpec):
+    """Mixes two clips so that they are heard in the proportion r : 1 - r, r uniform, which is also
+    that of their labels (Tokozume et al. 2018, 'Learning from between-class examples', eq. 2).
+
+    `spec.between_class` is the probability that a clip is mixed. The level of a clip is that of
+    its loudest 0.1 s; the paper weighs frequencies as hearing does, which is left out here.
+
+    Args:
+      key: random key.
+      batch: audio [B, N] float or int16, num_samples [B], labels [B, C] float, valid [B].
+
+    Returns:
+      as `mixup`.
+    """
+    size = batch["audio"].shape[0]
+    if not spec.between_class or size < 2:
+        return batch
+    key_share, key_order, key_whether = jax.random.split(key, 3)
+    audio, length, labels = _as_float(batch["audio"]), batch["num_samples"], batch["labels"]
+    other = (jnp.arange(size) + jax.random.randint(key_order, (), 1, size)) % size
+    share = jax.random.uniform(key_share, (size,), minval=1e-3, maxval=1 - 1e-3)
+    mixed = jax.random.uniform(key_whether, (size,)) < spec.between_class
+    mixed &= batch["valid"][other] > 0
+    level = _level(audio, spec.level_samples)
+    own = 1.0 / (1.0 + level / level[other] * (1.0 - share) / share)
+    own = jnp.where(mixed, own, 1.0)[:, None]
+    power = jnp.sqrt(jnp.square(own) + jnp.square(1.0 - own))
+    share = jnp.where(mixed, share, 1.0)[:, None]
+    return {
+        **batch,
+        "audio": (own * audio + (1.0 - own) * audio[other]) / power,
+        "num_samples": jnp.maximum(length, jnp.where(mixed, length[other], 0)),
+        "labels": share * labels + (1.0 - share) * labels[other],
+    }
+
+
+@jax.named_scope("augment")
 def spec_augment(key, features, valid_frames, spec: AugmentSpec):
     """Hides random stretches of time and of frequency (SpecAugment, Park et al. 2019).
 
@@ -143,6 +240,14 @@ def spec_augment(key, features, valid_frames, spec: AugmentSpec):
 def _as_float(audio):
     """Full scale is 1, as float or 32768, as int16."""
     return audio.astype(jnp.float32) / 32768.0 if audio.dtype == jnp.int16 else audio
+
+
+def _level(audio, window):
+    """[B]: root of the power of the loudest `window` samples of audio [B, N]; never 0."""
+    window = min(window, audio.shape[1])
+    whole = audio[:, : audio.shape[1] // window * window]
+    power = jnp.square(whole).reshape(len(audio), -1, window).mean(-1).max(-1)
+    return jnp.sqrt(power + 1e-10)
 
 
 def _span(key, size, length, longest):

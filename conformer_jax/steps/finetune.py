@@ -84,13 +84,15 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     mix_key, mask_key, dropout_key = jax.random.split(key, 3)
     batch = {**batch, "labels": _targets(batch, options, model.num_classes)}
     size = batch["valid"].shape[0]
-    # Turned before they are mixed, so that two clips meet at any offset; amplified afterwards, so
-    # that their powers keep the proportion of their labels.
-    shift_keys, gain_keys = (
-        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4)
+    # Cut and turned before they are mixed, so that two clips meet at any offset; amplified
+    # afterwards, so that their powers keep the proportion of their labels.
+    shift_keys, gain_keys, crop_keys = (
+        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4, 5)
     )
+    batch = augment.crop(crop_keys, batch, options.augment)
     batch = augment.shift(shift_keys, batch, options.augment)
     batch = augment.mixup(mix_key, batch, options.augment)
+    batch = augment.between_class(mix_key, batch, options.augment)
     batch = augment.gain(gain_keys, batch, options.augment)
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from conformer_jax.models.features import log_mel
+from conformer_jax.models.features import log_mel, silence
 
 _KNOTS = 5  # of the equaliser's curve
 
@@ -115,14 +115,6 @@ def make(batch, features_spec, spec: ViewSpec, *, mix: bool) -> Views:
     second = jax.vmap(_without_bands, (0, 0, None))(views[:, 1], keys[:, 1], spec)
     shown = jnp.stack([shown, jnp.ones_like(shown)], axis=1)
     return Views(jnp.stack([views[:, 0], second], axis=1), shown, counts)
-
-
-def silence(features_spec):
-    """[F] what digital silence is as a normalised feature, and a little more."""
-    low = jnp.full((features_spec.num_mels,), jnp.log(features_spec.log_floor))
-    if features_spec.mean:
-        low = (low - jnp.array(features_spec.mean)) / jnp.array(features_spec.deviation)
-    return low + 1e-3
 
 
 def _draws(key, part, shape=(), least=0.0, most=1.0):

@@ -41,6 +41,8 @@ def _labels_model(config, num_classes):
         pooling=config.classifier.pooling,
         layers=config.classifier.layers,
         dropout=config.classifier.dropout,
+        crop_frames=round(config.classifier.crop_s / config.features.hop_s),
+        crops=config.classifier.crops,
     )
 
 
@@ -50,7 +52,10 @@ def _labels_options(config):
         multi_label=config.classifier.multi_label,
         label_smoothing=config.losses.label_smoothing,
         augment=augment.make_spec(
-            config.augment, sample_rate=features.sample_rate, hop_s=features.hop_s
+            config.augment,
+            crop_s=config.classifier.crop_s,
+            sample_rate=features.sample_rate,
+            hop_s=features.hop_s,
         ),
         accumulate=config.train.accumulate,
     )

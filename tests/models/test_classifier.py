@@ -10,11 +10,13 @@ import pytest
 from conformer_jax.models.classifier import (
     Classifier,
     attention_pool,
+    cut_crops,
     linear_softmax_pool,
     pool,
 )
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
+from conformer_jax.models.features import log_mel as features_of
 
 FEATURES = FeatureSpec(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
 ENCODER = EncoderSpec(
@@ -27,8 +29,10 @@ FAST = {"xla_backend_optimization_level": 0}
 
 
 class Toy:
-    def __init__(self, pooling, layers="last", encoder=ENCODER):
-        self.model = Classifier(FEATURES, encoder, 5, pooling=pooling, layers=layers, dropout=0.5)
+    def __init__(self, pooling, layers="last", encoder=ENCODER, **crops):
+        self.model = Classifier(
+            FEATURES, encoder, 5, pooling=pooling, layers=layers, dropout=0.5, **crops
+        )
         init = lambda: self.model.init(
             jax.random.key(0), jnp.zeros((1, 8000)), jnp.full((1,), 8000), train=False
         )
@@ -130,3 +134,47 @@ def test_unknown_pooling_is_refused():
     model = Classifier(FEATURES, ENCODER, 5, pooling="median")
     with pytest.raises(ValueError, match=r"config\.classifier\.pooling = 'median'"):
         model.init(jax.random.key(0), jnp.zeros((1, 800)), jnp.full((1,), 800), train=False)
+
+
+def test_crops_are_spread_over_the_clip_and_silence_counts_nowhere():
+    features = np.tile(np.arange(100.0)[:, None], (5, 1, 3)).astype(np.float32)
+    lengths = np.array([100, 50, 20, 7, 0])
+    features[0, 45:] = -9.0
+    valid = np.arange(100) < lengths[:, None]
+    cut, seen, weights = cut_crops(features, valid, count=5, length=20, low=np.full(3, -8.0))
+    first = np.asarray(cut)[:, 0, 0].reshape(5, 5)
+    np.testing.assert_array_equal(first[0], [0, 20, 40, -9, -9])
+    np.testing.assert_array_equal(first[1], [0, 7, 15, 22, 30])  # the last ends with the clip
+    np.testing.assert_array_equal(first[2:4], 0)
+    np.testing.assert_array_equal(np.asarray(seen).sum(-1).reshape(5, 5)[2:, 0], [20, 7, 0])
+    third = [1 / 3, 1 / 3, 1 / 3, 0, 0]
+    np.testing.assert_allclose(weights, [third, *[[0.2] * 5] * 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["statistics", "linear_softmax"])
+def test_a_clip_in_crops_is_the_mean_of_what_is_said_of_each(pooling):
+    toy = Toy(pooling, crop_frames=20, crops=3)
+    whole = Toy(pooling)
+    samples = 160 * 80 - 1  # 80 frames
+    audio = np.random.default_rng(5).uniform(-0.5, 0.5, (1, samples)).astype(np.float32)
+    count = np.array([samples])
+    log_mel = lambda audio, n: features_of(audio, n, FEATURES)
+    features, valid = log_mel(audio, count)
+    apply = lambda lo: whole.model.apply(
+        whole.params, features[:, lo : lo + 20], valid[:, :20], train=False, method="from_features"
+    )
+    expected = np.mean([apply(lo)[0] for lo in (0, 30, 60)], axis=0)
+    np.testing.assert_allclose(toy.logits(audio, count)[0], expected, atol=1e-5)
+    run = lambda toy, **kw: toy.model.apply(toy.params, audio, count, **kw)
+    found = run(toy, head=True, method="outputs")
+    np.testing.assert_allclose(found["logits"][0], expected, atol=1e-5)
+    of_whole = run(whole, head=False, method="outputs")
+    np.testing.assert_allclose(found["frames"], of_whole["frames"], atol=1e-5)
+    if pooling == "statistics":
+        np.testing.assert_allclose(found["embedding"], run(toy, method="embed"), atol=1e-5)
+        assert np.abs(found["embedding"] - of_whole["embedding"]).max() > 1e-3
+
+
+def test_crops_without_a_length_are_refused():
+    with pytest.raises(ValueError, match=r"config.classifier.crops = 5, but .*crop_s"):
+        Toy("mean", crops=5)

@@ -14,10 +14,14 @@ from conformer_jax.steps import augment
 # Compiled for seconds of work: skip the backend's optimizations.
 FAST = {"xla_backend_optimization_level": 0}
 OFF = augment.AugmentSpec(
+    crop_samples=0,
+    speed=1.0,
     gain_db=0.0,
     shift_samples=0,
     mixup_alpha=0.0,
     mixup_share=1.0,
+    between_class=0.0,
+    level_samples=1600,
     time_masks=0,
     time_mask_frames=20,
     freq_masks=0,
@@ -151,6 +155,98 @@ def test_mixup_follows_its_key():
     assert (first["audio"] != other["audio"]).any()
 
 
+BETWEEN = dataclasses.replace(OFF, between_class=1.0, level_samples=400)
+mix_between = jax.jit(lambda k, b: augment.between_class(k, b, BETWEEN), compiler_options=FAST)
+
+
+def test_classes_are_heard_in_the_proportion_of_their_labels():
+    """However loud each was: the amplitudes on either side of the mix have the ratio r : 1 - r."""
+    batch = batch_of()
+    batch["audio"] *= np.logspace(-2, 0, SIZE, dtype=np.float32)[:, None]
+    level = np.sqrt(np.square(batch["audio"].reshape(SIZE, -1, 400)).mean(-1).max(-1))
+    shares = []
+    for seed in range(10):
+        out = jax.tree.map(np.asarray, mix_between(jax.random.key(seed), batch))
+        np.testing.assert_allclose(out["labels"].sum(-1), 1, rtol=1e-6)
+        for clip in range(SIZE):
+            (other,) = np.flatnonzero(np.delete(out["labels"][clip], clip)) + 0
+            other += other >= clip
+            share = out["labels"][clip, clip]
+            sources = batch["audio"][[clip, other]]
+            weights = np.linalg.lstsq(sources.T, out["audio"][clip], rcond=None)[0]
+            heard = weights * level[[clip, other]]
+            np.testing.assert_allclose(heard[0] / heard.sum(), share, atol=2e-3)
+            np.testing.assert_allclose(np.square(weights).sum(), 1, rtol=1e-3)  # eq. 2
+            shares.append(share)
+    assert np.min(shares) < 0.1  # uniform, unlike mixup's larger share
+    assert np.max(shares) > 0.9
+
+
+def test_between_class_takes_nothing_from_what_does_not_count_or_is_silent():
+    batch = batch_of()
+    batch["valid"] = np.array([1, 0, 1, 0, 1, 1, 0, 1], np.float32)
+    batch["audio"][batch["valid"] == 0] = 1e6
+    batch["audio"][0] = 0
+    for seed in range(10):
+        out = mix_between(jax.random.key(seed), batch)
+        assert np.abs(out["audio"])[batch["valid"] == 1].max() < 100  # and no NaN
+        assert not np.asarray(out["labels"])[batch["valid"] == 1][:, batch["valid"] == 0].any()
+    some = dataclasses.replace(BETWEEN, between_class=0.3)
+    labels = augment.between_class(jax.random.key(0), batch_of(), some)["labels"]
+    assert 0 < (np.asarray(labels).max(-1) == 1).sum() < SIZE
+
+
+def test_two_ways_of_mixing_are_refused():
+    settings = base.get_config().augment
+    settings.update(mixup_alpha=0.5, between_class=0.5)
+    with pytest.raises(ValueError, match=r"mixup_alpha = 0.5 and config.augment.between_class"):
+        augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=0.01)
+
+
+CROP = dataclasses.replace(OFF, crop_samples=1000)
+crop = jax.jit(augment.crop, static_argnames="spec", compiler_options=FAST)
+
+
+def test_a_crop_is_a_stretch_of_the_clip_wherever_there_is_sound():
+    batch = batch_of()
+    batch["audio"] = np.tile(np.arange(1, SAMPLES + 1, dtype=np.float32), (SIZE, 1))
+    batch["audio"][1, 2500:] = 0  # filled up with silence
+    batch["num_samples"] = np.array([4000, 4000, 1500, 700, 1000, 1, 0, 4000], np.int32)
+    batch["audio"][7] = 0
+    starts = []
+    for seed in range(60):
+        out = jax.tree.map(np.asarray, crop(keys_of(seed), batch, CROP))
+        assert out["audio"].shape == (SIZE, 1000)
+        np.testing.assert_array_equal(out["num_samples"], [1000, 1000, 1000, 700, 1000, 1, 0, 1000])
+        real = np.arange(1000) < out["num_samples"][:, None]
+        for row in range(7):
+            steps = np.diff(out["audio"][row][real[row]])
+            np.testing.assert_allclose(steps, 1, atol=1e-3)
+        starts.append(out["audio"][:, 0] - 1)
+    starts = np.array(starts)
+    assert np.ptp(starts[:, 0]) > 2500
+    assert 1000 < starts[:, 1].max() <= 1500  # a window that ends where the sound does
+    assert 300 < starts[:, 2].max() <= 500
+    assert (starts[:, 3:6] == 0).all()
+
+
+def test_a_crop_is_faster_or_slower():
+    batch = batch_of()
+    batch["audio"] = np.tile(np.arange(1, SAMPLES + 1, dtype=np.float32), (SIZE, 1))
+    spec = dataclasses.replace(CROP, speed=1.25)
+    speeds = []
+    for seed in range(20):
+        out = np.asarray(crop(keys_of(seed), batch, spec)["audio"])
+        speeds.append(np.diff(out).mean(1))
+        np.testing.assert_allclose(np.diff(out).std(1), 0, atol=1e-2)  # the same throughout
+    assert 0.8 <= np.min(speeds) < 0.82
+    assert 1.23 < np.max(speeds) <= 1.2501
+    batch["num_samples"] = np.full(SIZE, 900, np.int32)
+    short = crop(keys_of(0), batch, spec)
+    slow = np.diff(np.asarray(short["audio"])[:, :700]).mean(1)
+    np.testing.assert_allclose(short["num_samples"], np.minimum(900 / slow, 1000), atol=1.1)
+
+
 LENGTHS = np.array([100, 60, 31, 9, 2, 1, 0])
 VALID = np.arange(100) < LENGTHS[:, None]
 
@@ -211,7 +307,7 @@ def test_the_spec_turns_seconds_into_frames():
     settings = base.get_config().augment
     settings.time_mask_s = 0.25
     for hop_s, frames in ((0.01, 25), (0.02, 12)):
-        spec = augment.make_spec(settings, sample_rate=16_000, hop_s=hop_s)
+        spec = augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=hop_s)
         assert spec.time_mask_frames == frames
 
 
