@@ -19,7 +19,17 @@ import dataclasses
 from configs import base, pretrain, table
 from conformer_jax.models.conformer import SIZES
 
-VARIANTS = ("smoke", "tiny", "small", "large", "probe", "esc50", "esc50_long", "hear", *table.FINETUNE)
+VARIANTS = (
+    "smoke",
+    "tiny",
+    "small",
+    "large",
+    "probe",
+    "esc50",
+    "esc50_long",
+    "hear",
+    *table.FINETUNE,
+)
 
 
 def get_config(variant: str = ""):

@@ -113,7 +113,16 @@ u.bands = Within(8, least=1, most=1024)  # bands, equally wide (ours)
 _FIELDS.quantizer = q = ml_collections.ConfigDict()
 q.num_groups = Within(2, least=1, most=64)  # G (wav2vec 2.0)
 q.num_entries = Within(320, least=2, most=65536)  # V, entries of each group (wav2vec 2.0)
-# Width of the concatenated code, divisible by num_groups (wav2vec 2.0).
+# How well an entry fits a token: 'linear', a layer says it (wav2vec 2.0); 'distance', as well as it
+# is near (VQ-VAE, van den Oord et al. 2017).
+q.logits = OneOf("linear", "distance")
+# With 'distance': what the mean squared difference is multiplied with (ours).
+q.sharpness = Within(30.0, above=0, most=10_000)
+# Where the codebook starts: 'random' (wav2vec 2.0), or with 'distance' 'clusters', the centres of
+# k-means of the clips' tokens (SoundStream, Zeghidour et al. 2021).
+q.init = OneOf("random", "clusters")
+# Width of the concatenated code, divisible by num_groups (wav2vec 2.0); with 'distance' it is that
+# of a token.
 q.code_dim = Within(256, least=1, most=65536)
 # Gumbel-softmax temperature at step 0 (wav2vec 2.0).
 q.temperature_start = Within(2.0, above=0, most=100)

@@ -53,6 +53,10 @@ def is_read(name: str, config: dict) -> bool:
         return False
     if section == "quantizer" and config["target"] != "gumbel":
         return False
+    if name == "quantizer.sharpness" and config["quantizer"]["logits"] != "distance":
+        return False
+    if name == "quantizer.code_dim" and config["quantizer"]["logits"] == "distance":
+        return False
     if section == "synthetic" and any(
         config["data"][given] for given in ("manifest", "tfds_name", "prepared")
     ):

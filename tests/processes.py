@@ -28,6 +28,7 @@ def config_of(folder, task):
     config.compare_with_scratch = False
     if task == "pretrain":  # whose clips are told from those of the other processes, too
         config.objective = "both"
+        config.target = "gumbel"  # whose codebook starts from clips that one process reads
         config.clip.update(head_width=32, head_dim=16)
         config.views.length_s = 0.32
     config.init_from = str(folder / "pretrain") if task == "finetune" else ""

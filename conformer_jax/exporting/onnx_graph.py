@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from conformer_jax.exporting.portable import INPUTS, Portable, need
-from conformer_jax.models.features import fourier_and_mel
+from conformer_jax.models.features import fourier_and_mel, silence
 
 _EPS = 1e-5  # of the norms
 _LOWEST = float(np.finfo(np.float32).min)
@@ -85,6 +85,9 @@ def build(model: Portable, opset: int):
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     params, spec = model.params["encoder"], model.classifier.encoder_spec
     features, frames = _log_mel(graph, model.classifier.features)
+    weights = None
+    if model.classifier.crops:
+        features, frames, weights = _crops(graph, model.classifier, features, frames)
     x, valid = _tokens(graph, params, spec, features, frames)
     layers, real = [x], _real(graph, valid)
     x = graph.dense(x, params["projection"]["kernel"], params["projection"]["bias"])
@@ -93,7 +96,7 @@ def build(model: Portable, opset: int):
         layers.append(x)
     if model.classifier.layers == "all":
         x = graph.add("Concat", *layers, axis=-1)
-    _head(graph, model, x, valid, real)
+    _head(graph, model, x, real, weights)
     outputs = {"probabilities": len(model.label_names), "embeddings": _width(model)}
     made = helper.make_graph(
         graph.nodes,
@@ -163,6 +166,34 @@ def _log_mel(g, spec):
     frames = g.add("Mul", num_frames(count), some)
     valid = g.below(num_frames(length), frames)
     return g.add("Where", g.add("Unsqueeze", valid, g.ints(2)), x, zero), frames
+
+
+def _crops(g, classifier, features, frames):
+    """features [B K, L, F] and frames [B K] of K crops a clip; what each counts, [B, K, 1]."""
+    count, length = classifier.crops, classifier.crop_frames
+    room = g.add("Max", g.add("Sub", frames, g.ints(length)), g.ints(0))
+    room = g.add("Unsqueeze", room, g.ints(1))
+    starts = g.add("Mul", room, g.constant([range(count) if count > 1 else [1]], np.int64))
+    starts = g.add("Div", starts, g.ints(max(count - 1, 1) if count > 1 else 2))  # [B, K]
+    places = g.constant(np.arange(length)[None, None], np.int64)
+    at = g.add("Add", g.add("Unsqueeze", starts, g.ints(2)), places)  # [B, K, L]
+    last = g.add("Sub", g.size(features, 1), g.ints(1))
+    at = g.add("Reshape", g.add("Min", at, last), g.ints(0, -1, 1))
+    cut = g.add("GatherND", features, at, batch_dims=1)
+    cut = g.add("Reshape", cut, g.ints(-1, length, classifier.features.num_mels))
+    left = g.add("Sub", g.add("Unsqueeze", frames, g.ints(1)), starts)
+    left = g.add("Min", g.add("Max", left, g.ints(0)), g.ints(length))
+    frames = g.add("Reshape", left, g.ints(-1))
+    seen = g.add("Unsqueeze", g.below(g.ints(length), frames), g.ints(2))
+    low = g.constant(np.asarray(silence(classifier.features)))
+    sound = g.add("And", g.add("Greater", cut, low), seen)
+    sound = g.add("ReduceMax", g.add("Cast", sound, to=1), g.ints(1, 2), keepdims=0)
+    sound = g.add("Reshape", sound, g.ints(-1, count, 1))
+    total = g.total(sound, 1)
+    shares = g.add("Div", sound, g.add("Max", total, g.constant(1.0)))
+    none = g.add("Equal", total, g.constant(0.0))
+    weights = g.add("Where", none, g.constant(1.0 / count), shares)
+    return g.add("Where", seen, cut, g.constant(0.0)), frames, weights
 
 
 def _tokens(g, params, spec, features, frames):
@@ -243,11 +274,19 @@ def _attention(g, params, spec, x, valid):
     return g.dense(x, params["out"]["kernel"].reshape(width, width), params["out"]["bias"])
 
 
-def _head(g, model, x, valid, real):
-    """Adds the outputs."""
+def _head(g, model, x, real, weights):
+    """Adds the outputs; weights [B, K, 1] of a clip's crops, or None."""
     pooling = model.classifier.pooling
     of_tokens = pooling == "linear_softmax"
+
+    def of_clip(values, width):
+        if weights is None:
+            return values
+        apart = g.add("Reshape", values, g.ints(-1, model.classifier.crops, width))
+        return g.total(g.add("Mul", apart, weights), 1, keep=False)
+
     pooled = _pool(g, model.params, "mean" if of_tokens else pooling, x, real)
+    pooled = of_clip(pooled, _width(model))
     if "embeddings" in model.outputs:
         g.add("Identity", pooled, outputs=("embeddings",))
     if "probabilities" not in model.outputs:
@@ -255,6 +294,7 @@ def _head(g, model, x, valid, real):
     kernel, bias = (model.params["head"][name] for name in ("kernel", "bias"))
     if of_tokens:
         logits = _linear_softmax(g, g.dense(g.add("Mul", x, real), kernel, bias, "head"), real)
+        logits = of_clip(logits, len(model.label_names))
     else:
         logits = g.dense(pooled, kernel, bias, "head")
     if model.multi_label:

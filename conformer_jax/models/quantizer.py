@@ -16,11 +16,19 @@ class GumbelQuantizer(nn.Module):
     While training the pick is a straight-through Gumbel-softmax sample: forward the hard
     one-hot, backward the softmax, so the gradient reaches logits and codebook. In evaluation it
     is the argmax.
+
+    logits 'linear' is wav2vec 2.0: a layer of its own says how well each entry fits. 'distance' is
+    a vector quantizer (van den Oord et al. 2017, VQ-VAE; a product quantizer, Jegou et al. 2011): a
+    group takes its share of the token's features, and an entry fits as well as it is near, minus
+    `sharpness` times the mean squared difference. Tokens that sound alike then get entries that
+    are alike, whether or not a draw hits the nearest.
     """
 
     num_groups: int
     num_entries: int
-    code_dim: int
+    code_dim: int  # with 'distance' a code is as wide as a token
+    logits: str = "linear"
+    sharpness: float = 30.0
 
     @nn.compact
     def __call__(self, x, weights, keys, *, temperature, train: bool):
@@ -39,17 +47,20 @@ class GumbelQuantizer(nn.Module):
           diversity loss uses.
         """
         groups, entries = self.num_groups, self.num_entries
-        logits = nn.Dense(groups * entries, kernel_init=nn.initializers.normal(1.0), name="logits")(
-            x.astype(jnp.float32)
-        )
-        logits = logits.reshape(*x.shape[:-1], groups, entries)
+        code_dim = x.shape[-1] if self.logits == "distance" else self.code_dim
         # Centred, unlike fairseq's [0, 1): there all codes share a direction at first, and the task
         # is slow to start.
         codebook = self.param(
-            "codebook",
-            nn.initializers.normal(1.0),
-            (groups, entries, self.code_dim // groups),
+            "codebook", nn.initializers.normal(1.0), (groups, entries, code_dim // groups)
         )
+        x = x.astype(jnp.float32)
+        if self.logits == "distance":
+            logits = -self.sharpness * mean_squared_difference(x, codebook)
+        else:
+            dense = nn.Dense(
+                groups * entries, kernel_init=nn.initializers.normal(1.0), name="logits"
+            )
+            logits = dense(x).reshape(*x.shape[:-1], groups, entries)
         if train:
             noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
             soft = jax.nn.softmax((logits + noise) / temperature)
@@ -66,7 +77,17 @@ class GumbelQuantizer(nn.Module):
             "perplexity": entropy_perplexity((hard * share).sum((0, 1))),
             "soft_perplexity": entropy_perplexity((jax.nn.softmax(logits) * share).sum((0, 1))),
         }
-        return codes.reshape(*x.shape[:-1], self.code_dim), statistics
+        return codes.reshape(*x.shape[:-1], code_dim), statistics
+
+
+def mean_squared_difference(x, codebook):
+    """Mean squared difference of x [B, M, G d] from the entries [G, V, d] of each group:
+    [B, M, G, V]."""
+    groups, _, size = codebook.shape
+    x = x.reshape(*x.shape[:-1], groups, size)
+    product = jnp.einsum("bmgd,gvd->bmgv", x, codebook)
+    squares = jnp.square(x).sum(-1, keepdims=True) + jnp.square(codebook).sum(-1)
+    return (squares - 2 * product) / size
 
 
 def gumbel_temperature(step, *, start: float, end: float, anneal_steps: float):

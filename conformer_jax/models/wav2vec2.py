@@ -35,6 +35,8 @@ class ObjectiveSpec:
     num_groups: int = 2
     num_entries: int = 320
     code_dim: int = 256
+    code_logits: str = "linear"
+    sharpness: float = 30.0
     temperature_start: float = 2.0
     temperature_end: float = 0.5
     anneal_steps: float = 280_000.0
@@ -87,8 +89,17 @@ class Wav2Vec2(nn.Module):
             "mask_embedding", nn.initializers.uniform(1.0), (spec.feature_dim,)
         )
         if objective.target == "gumbel":
+            if objective.code_logits == "distance" and spec.feature_dim % objective.num_groups:
+                raise ValueError(
+                    f"config.conformer.feature_dim = {spec.feature_dim} is not divisible by "
+                    f"config.quantizer.num_groups = {objective.num_groups}"
+                )
             self.quantizer = GumbelQuantizer(
-                objective.num_groups, objective.num_entries, objective.code_dim
+                objective.num_groups,
+                objective.num_entries,
+                objective.code_dim,
+                logits=objective.code_logits,
+                sharpness=objective.sharpness,
             )
             self.target_projection = nn.Dense(objective.projection_dim)
             self.context_projection = nn.Dense(objective.projection_dim)

@@ -31,7 +31,18 @@ def make_model(config) -> Wav2Vec2:
 
 
 def objective_spec(config) -> ObjectiveSpec:
-    """From the full config."""
+    """From the full config; a ValueError for fields that do not fit each other."""
+    quantizer = config.quantizer
+    if (
+        config.target == "gumbel"
+        and quantizer.init == "clusters"
+        and (quantizer.logits != "distance")
+    ):
+        raise ValueError(
+            f"config.quantizer.init = 'clusters', but config.quantizer.logits = "
+            f"{quantizer.logits!r}: only entries compared with tokens start from them; set "
+            f"config.quantizer.logits='distance'"
+        )
     return ObjectiveSpec(
         target=config.target,
         mask_probability=config.masking.probability,
@@ -41,6 +52,8 @@ def objective_spec(config) -> ObjectiveSpec:
         num_groups=config.quantizer.num_groups,
         num_entries=config.quantizer.num_entries,
         code_dim=config.quantizer.code_dim,
+        code_logits=config.quantizer.logits,
+        sharpness=config.quantizer.sharpness,
         temperature_start=config.quantizer.temperature_start,
         temperature_end=config.quantizer.temperature_end,
         anneal_steps=config.quantizer.temperature_anneal_share * config.train.num_steps,

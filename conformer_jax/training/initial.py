@@ -7,7 +7,7 @@ import jax
 
 from conformer_jax.evaluation import probe
 from conformer_jax.steps import metrics
-from conformer_jax.training import checkpoint
+from conformer_jax.training import checkpoint, codebook
 
 
 class Start(NamedTuple):
@@ -31,7 +31,9 @@ class Start(NamedTuple):
         return self.restored and not self.fresh
 
 
-def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key) -> Start:
+def start(
+    config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, some_clips, key
+) -> Start:
     """Restores the newest checkpoint, or makes the first state.
 
     Args:
@@ -40,6 +42,7 @@ def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key
       checkpoints: of its workdir.
       every_clip: () -> batches of all training clips and their number, for a head that starts as
         a linear probe.
+      some_clips: () -> batches of a sample of them, for a codebook that starts from clusters.
       key: of the parameters from scratch.
 
     Raises:
@@ -47,7 +50,7 @@ def start(config, compiled, checkpoints: checkpoint.Checkpoints, every_clip, key
     """
     state, meta = checkpoints.restore(compiled.abstract_state)
     if state is None:
-        state = _from_scratch(config, compiled, every_clip, key)
+        state = _from_scratch(config, compiled, every_clip, some_clips, key)
         return Start(state, restored=False, finished=False, fresh=False, sums=None)
     left = meta.get("preempted")
     # Checkpoints of before `finished` was written say it by what they are.
@@ -83,7 +86,7 @@ def run_keys(config) -> jax.Array:
     return jax.random.split(jax.random.key(config.seed), 3)
 
 
-def _from_scratch(config, compiled, every_clip, key):
+def _from_scratch(config, compiled, every_clip, some_clips, key):
     state = encoder_of(config, compiled.init(key))
     if config.task == "finetune" and config.classifier.init == "probe":
         state = probe.start_head(
@@ -93,4 +96,11 @@ def _from_scratch(config, compiled, every_clip, key):
             multi_label=config.classifier.multi_label,
         )
         logging.info("head started from a linear probe of the frozen encoder")
+    if _has_codebook(config) and config.quantizer.init == "clusters":
+        state = codebook.from_clips(config, state, some_clips)
     return state
+
+
+def _has_codebook(config):
+    masked = config.task == "pretrain" and config.objective != "clip"
+    return masked and config.target == "gumbel"

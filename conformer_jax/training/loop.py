@@ -5,7 +5,8 @@ Order, once at the start:
   2. open the sources           measure or look up the feature statistics
   3. parameters                 the workdir's own checkpoint; else config.init_from (encoder only,
                                 every name accounted for); else scratch; the head from a probe
-                                where config.classifier.init = 'probe'
+                                where config.classifier.init = 'probe', the codebook from
+                                clusters where config.quantizer.init = 'clusters'
 Then, from the step that was restored, until the last:
   what is due (decision.py)? evaluate? save? [stop at the last] next batch, step, record?
 Where there is a validation split (selection.py), that is what is evaluated, and what improves is
@@ -36,6 +37,7 @@ from conformer_jax.training import (
     preemption,
     program,
     saved_files,
+    statistics,
     window,
 )
 from conformer_jax.training import evaluate as evaluating
@@ -160,6 +162,7 @@ class _Run:
             compiled,
             self.checkpoints,
             lambda: (eval_batches(train_source), len(train_source)),
+            lambda: statistics.clip_batches(config, train_source, report),
             init_key,
         )
         step = self.begun.step

@@ -49,8 +49,7 @@ def feature_statistics(config, source, report, workdir) -> Statistics:
         spec = dataclasses.replace(FeatureSpec(**config.features), mean=(), deviation=())
     except (ArithmeticError, ValueError) as error:
         raise UserError(str(error)) from error
-    count = min(len(source), data.statistics_clips)
-    indices = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+    indices = _evenly_spread(config, source)
     what = [source.content(int(i)) for i in indices]  # not names, whose files may be replaced
     if not data.manifest and not data.tfds_name and not data.prepared:
         what.append(config.synthetic.to_json())
@@ -67,15 +66,30 @@ def feature_statistics(config, source, report, workdir) -> Statistics:
             logging.warning("%s is damaged: the features are measured anew", cache)
         elif found:
             return Statistics(tuple(found["mean"]), tuple(found["deviation"]))
-    measured = _measure(source, indices, spec, host_loader.loader_spec(config), report)
+    measured = _measure(clip_batches(config, source, report), len(indices), spec)
     for cache in caches:
-        entry = {**measured._asdict(), "clips": count}
+        entry = {**measured._asdict(), "clips": len(indices)}
         if _store(cache, key, {**entry, "sha256": _sha256(entry)}):
             break
     return measured
 
 
-def _measure(source, indices, spec, reading, report):
+def clip_batches(config, source, report):
+    """Iterator over batches of the sample of clips that is measured; of all of them on whatever
+    process reads them."""
+    reading = host_loader.loader_spec(config)
+    ahead = min(reading.prefetch, _AHEAD // (2 * _BATCH * reading.num_samples))
+    reading = dataclasses.replace(reading, prefetch=ahead)
+    indices = _evenly_spread(config, source)
+    return host_loader.batches_of(indices, _BATCH, source, reading, report)
+
+
+def _evenly_spread(config, source):
+    count = min(len(source), config.data.statistics_clips)
+    return np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+
+
+def _measure(batches, count, spec):
     @jax.jit
     def sums(audio, num_samples, valid):
         features, real = log_mel(audio, num_samples, spec)
@@ -83,16 +97,14 @@ def _measure(source, indices, spec, reading, report):
         total = (features * weights).sum((0, 1))
         return total, (jnp.square(features) * weights).sum((0, 1)), weights.sum()
 
-    logging.info("measuring the mean and deviation of the features on %d clips", len(indices))
+    logging.info("measuring the mean and deviation of the features on %d clips", count)
     total, square, frames = 0.0, 0.0, 0.0
-    ahead = min(reading.prefetch, _AHEAD // (2 * _BATCH * reading.num_samples))
-    reading = dataclasses.replace(reading, prefetch=ahead)
-    for batch in host_loader.batches_of(indices, _BATCH, source, reading, report):
+    for batch in batches:
         parts = sums(batch["audio"], batch["num_samples"], batch["valid"])
         t, s, n = (np.asarray(part, np.float64) for part in parts)
         total, square, frames = total + t, square + s, frames + n
     if not frames:
-        raise UserError(f"none of {len(indices)} clips could be read: see bad_audio.csv")
+        raise UserError(f"none of {count} clips could be read: see bad_audio.csv")
     mean = total / frames
     # A bin that never leaves the log floor has no spread; 1e-3 keeps it at 0 and not at infinity.
     deviation = np.sqrt(np.maximum(square / frames - mean**2, 1e-6))

@@ -85,19 +85,24 @@ def test_the_script_of_the_docs_needs_jax_alone(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pooling", "layers", "changes"),
+    ("pooling", "layers", "changes", "crops"),
     [
-        ("mean", "last", {"center": False}),
-        ("max", "all", {"power": 1.0}),
-        ("attention", "last", {"hop_s": 0.02, "mel_scale": "htk"}),
-        ("linear_softmax", "last", {"center": False, "window_s": 0.02}),
+        ("mean", "last", {"center": False}, {}),
+        ("max", "all", {"power": 1.0}, {}),
+        ("attention", "last", {"hop_s": 0.02, "mel_scale": "htk"}, {}),
+        ("linear_softmax", "last", {"center": False, "window_s": 0.02}, {}),
+        ("statistics", "all", {}, {"crop_frames": 8, "crops": 3}),
+        ("linear_softmax", "last", {}, {"crop_frames": 8, "crops": 1}),
     ],
 )
-def test_every_pooling_and_front_end_has_its_graph(pooling, layers, changes, folder, tmp_path):
+def test_every_pooling_and_front_end_has_its_graph(
+    pooling, layers, changes, crops, folder, tmp_path
+):
     model = portable.take(folder / "tagger.safetensors")
     features = dataclasses.replace(model.classifier.features, **changes)
-    classifier = model.classifier.clone(features=features, pooling=pooling, layers=layers)
+    classifier = model.classifier.clone(features=features, pooling=pooling, layers=layers, **crops)
     audio = np.stack([noise(0.2, 1), noise(0.2, 2), noise(0.2, 3), noise(0.2, 4)])
+    audio[0, 1700:] = 0  # of three crops of 80 ms the last is silent
     counts = np.int32([3200, 1700, 1, 0])
     random = np.random.default_rng(0)
     params = jax.tree.map(

@@ -78,11 +78,14 @@ def test_pretraining_forward_pass(target):
     np.testing.assert_allclose(forward(config), count, rtol=0.03)
 
 
-@pytest.mark.parametrize("target", ["linear", "gumbel"])
-def test_the_objective_alone(target):
+@pytest.mark.parametrize(
+    ("target", "logits"), [("linear", "linear"), ("gumbel", "linear"), ("gumbel", "distance")]
+)
+def test_the_objective_alone(target, logits):
     """Few masked of very many tokens (only traced), so that the similarities outweigh the rest."""
     config = pretrain_config.get_config("smoke")
     config.target = target
+    config.quantizer.update(logits=logits, init="random", num_entries=64)
     config.masking.probability = 0.03
     config.data.clip_s = 4000.0
     count = traced(program.make_model(config), 400_001, similarities)

@@ -159,3 +159,52 @@ def test_temperature_without_annealing_steps_is_finite():
     values = [gumbel_temperature(s, start=2.0, end=0.5, anneal_steps=0.0) for s in (0, 1, 7)]
     assert np.isfinite(values).all()
     assert values[-1] == 0.5
+
+
+BOOK = np.random.default_rng(5).standard_normal((2, 6, 4)).astype(np.float32)
+
+
+def quantize(x, *, sharpness=30.0, train=False, book=BOOK):
+    quantizer = GumbelQuantizer(2, 6, 100, logits="distance", sharpness=sharpness)
+    keys = jax.random.split(jax.random.key(0), len(x))
+    ones = np.ones(x.shape[:2], np.float32)
+    return quantizer.apply(
+        {"params": {"codebook": book}}, x, ones, keys, temperature=1.0, train=train
+    )
+
+
+def test_a_code_is_the_nearest_entry_of_each_share_of_the_token():
+    x = np.random.default_rng(6).standard_normal((3, 5, 8)).astype(np.float32)
+    codes, statistics = quantize(x)
+    assert codes.shape == x.shape
+    shares = x.reshape(3, 5, 2, 1, 4)
+    squares = np.square(shares - BOOK).mean(-1)
+    np.testing.assert_array_equal(statistics["indices"], squares.argmin(-1))
+    nearest = np.take_along_axis(BOOK[None, None], squares.argmin(-1)[..., None, None], 3)
+    np.testing.assert_allclose(codes, nearest.reshape(3, 5, 8), atol=1e-6)
+    soft = np.exp(-3.0 * squares)
+    mean = (soft / soft.sum(-1, keepdims=True)).mean((0, 1))
+    expected = np.exp(-(mean * np.log(mean)).sum(-1))
+    np.testing.assert_allclose(
+        quantize(x, sharpness=3.0)[1]["soft_perplexity"], expected, rtol=1e-4
+    )
+
+
+def test_draws_are_nearer_the_sharper():
+    x = np.random.default_rng(7).standard_normal((1, 2000, 8)).astype(np.float32)
+    nearest = quantize(x)[1]["indices"]
+    hit = [
+        np.mean(quantize(x, sharpness=s, train=True)[1]["indices"] == nearest) for s in (1, 10, 100)
+    ]
+    assert hit[0] < 0.6 < 0.75 < hit[1] < hit[2] > 0.95
+
+
+def test_the_gradient_of_distances_reaches_token_and_codebook():
+    x = np.random.default_rng(8).standard_normal((2, 9, 8)).astype(np.float32)
+
+    def total(x, book):
+        return (quantize(x, sharpness=2.0, train=True, book=book)[0] * np.arange(8.0)).sum()
+
+    for gradient in jax.grad(total, (0, 1))(jnp.asarray(x), jnp.asarray(BOOK)):
+        assert np.isfinite(gradient).all()
+        assert (np.abs(gradient) > 1e-4).mean() > 0.9

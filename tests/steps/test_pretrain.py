@@ -44,6 +44,7 @@ class Toy:
     def __init__(self, target):
         config = pretrain_config.get_config("smoke")
         config.target = target
+        config.quantizer.update(logits="linear", init="random")  # there are no clips to start from
         config.conformer.kernel_sizes = (5,)
         config.features.update(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
         config.optimizer.update(learning_rate=1e-2, warmup_share=0.0, ema_decay=0.5)
@@ -258,9 +259,11 @@ def test_the_spread_of_targets_tells_collapse():
 def test_the_model_follows_the_config():
     config = pretrain_config.get_config("smoke")
     config.update(target="gumbel")
+    config.quantizer.sharpness = 7.0
     config.masking.probability = 0.5
     model = program.make_model(config)
     assert model.objective.mask_probability == 0.5
     assert model.objective.num_entries == config.quantizer.num_entries
+    assert (model.objective.code_logits, model.objective.sharpness) == ("distance", 7.0)
     assert model.objective.anneal_steps == 0.7 * config.train.num_steps
     assert dataclasses.asdict(model.encoder_spec)["kernel_sizes"] == (5, 3)
