@@ -12,7 +12,7 @@ from inference.conftest import NAMES, toy
 
 import conformer_jax
 from conformer_jax.errors import UserError
-from conformer_jax.inference import bundle, model
+from conformer_jax.inference import bundle, model, trained
 from conformer_jax.training import model_file
 
 RATE = 16000
@@ -43,6 +43,28 @@ def test_a_window_does_not_hear_its_neighbours_nor_its_padding(loaded):
     short = noise(0.3)  # padded to what is compiled
     longer = loaded.embed(np.concatenate([short, short])[: len(short)], RATE, window_s=0.3)
     np.testing.assert_allclose(loaded.embed(short, RATE).clip, longer.clip, atol=1e-5)
+
+
+def test_a_window_is_heard_in_crops_where_the_model_was_judged_so(loaded, tmp_path):
+    meta, tensors = toy()
+    meta["config"]["classifier"].update(crop_s=0.4, crops=3)
+    model_file.save(tmp_path / "model.safetensors", meta, tensors)
+    in_crops, audio = conformer_jax.load(tmp_path / "model.safetensors"), noise(1)
+    tags, features = in_crops.tag(audio, RATE), loaded.features(audio, RATE).log_mel
+    assert features.shape == (101, 64)
+    whole = trained.make_classifier(toy()[0])
+    of_crop = lambda first: whole.apply(
+        {"params": trained.tree(tensors)},
+        features[None, first : first + 40],
+        np.ones((1, 40), bool),
+        train=False,
+        method="from_features",
+    )
+    logits = np.mean([of_crop(first) for first in (0, 30, 61)], axis=0)
+    np.testing.assert_allclose(tags.probabilities, in_crops.probabilities(logits), atol=1e-5)
+    vectors = in_crops.embed(audio, RATE).windows
+    np.testing.assert_allclose(in_crops.logits_of(vectors), logits, atol=1e-5)
+    assert np.abs(tags.probabilities - loaded.tag(audio, RATE).probabilities).max() > 1e-3
 
 
 def test_few_lengths_are_compiled(loaded):
