@@ -31,8 +31,13 @@ def make_spec(a, *, crop_s: float, sample_rate: int, hop_s: float) -> AugmentSpe
     and the time (s) between frames.
 
     Raises:
-      ValueError: two ways of mixing clips at once.
+      ValueError: two ways of mixing clips at once, or a speed of what is not cropped.
     """
+    if a.speed > 1 and not crop_s:
+        raise ValueError(
+            f"config.augment.speed = {a.speed}, but config.classifier.crop_s is 0: a clip changes "
+            f"its speed as it is cropped"
+        )
     if a.mixup_alpha and a.between_class:
         raise ValueError(
             f"config.augment.mixup_alpha = {a.mixup_alpha} and config.augment.between_class = "

@@ -203,6 +203,13 @@ def test_two_ways_of_mixing_are_refused():
         augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=0.01)
 
 
+def test_a_speed_without_crops_is_refused():
+    settings = base.get_config().augment
+    settings.speed = 1.25
+    with pytest.raises(ValueError, match=r"speed = 1.25, but config.classifier.crop_s is 0"):
+        augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=0.01)
+
+
 CROP = dataclasses.replace(OFF, crop_samples=1000)
 crop = jax.jit(augment.crop, static_argnames="spec", compiler_options=FAST)
 
