@@ -66,7 +66,7 @@ def feature_statistics(config, source, report, workdir) -> Statistics:
             logging.warning("%s is damaged: the features are measured anew", cache)
         elif found:
             return Statistics(tuple(found["mean"]), tuple(found["deviation"]))
-    measured = _measure(clip_batches(config, source, report), len(indices), spec)
+    measured = _measure(*clip_batches(config, source, report), spec)
     for cache in caches:
         entry = {**measured._asdict(), "clips": len(indices)}
         if _store(cache, key, {**entry, "sha256": _sha256(entry)}):
@@ -75,13 +75,13 @@ def feature_statistics(config, source, report, workdir) -> Statistics:
 
 
 def clip_batches(config, source, report):
-    """Iterator over batches of the sample of clips that is measured; of all of them on whatever
-    process reads them."""
+    """Iterator over batches of the sample of clips that is measured, all of them on whatever
+    process calls it; and how many clips they are."""
     reading = host_loader.loader_spec(config)
     ahead = min(reading.prefetch, _AHEAD // (2 * _BATCH * reading.num_samples))
     reading = dataclasses.replace(reading, prefetch=ahead)
     indices = _evenly_spread(config, source)
-    return host_loader.batches_of(indices, _BATCH, source, reading, report)
+    return host_loader.batches_of(indices, _BATCH, source, reading, report), len(indices)
 
 
 def _evenly_spread(config, source):

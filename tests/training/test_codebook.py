@@ -21,12 +21,15 @@ def test_centres_are_those_of_the_clusters():
     np.testing.assert_array_equal(found, codebook.centres(tokens.astype(np.float32), 20, seed=1))
 
 
-def test_silence_takes_one_entry_and_too_few_tokens_are_taken_twice():
+def test_silence_takes_one_entry_and_too_few_tokens_are_said(caplog):
     tokens = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
     tokens[:80] = 0.0
     found = codebook.centres(tokens, 10, seed=0)
     assert (np.abs(found).max(1) < 0.05).sum() == 1
+    assert not caplog.records
     few = codebook.centres(tokens[78:83], 10, seed=0)
+    assert "WARNING only 4 tokens for a codebook of 10 entries" in caplog.text
+    assert len(np.unique(few, axis=0)) == 10
     assert few.shape == (10, 4)
     assert np.isfinite(few).all()
 
@@ -55,7 +58,9 @@ def test_a_run_starts_with_a_codebook_that_is_in_use(trained):
     batches = statistics.clip_batches(config, data.train, report)
     makes = {name: params["encoder"][name] for name in ("stack", "token_norm")}
     model = masked_contrast.make_model(config)
-    tokens = codebook._tokens(model, makes, batches)
+    tokens = codebook.tokens(model, makes, *batches, most=10_000, seed=0)
+    few = statistics.clip_batches(config, data.train, report)
+    assert 90 <= len(codebook.tokens(model, makes, *few, most=90, seed=0)) < 110 < len(tokens)
     for part, entries in zip(np.split(tokens, 2, axis=1), book, strict=True):
         squares = np.square(part[:, None] - entries).mean(-1)
         use = np.bincount(squares.argmin(1), minlength=16) / len(part)
@@ -88,4 +93,4 @@ def test_no_readable_clip_is_said(trained):
         "token_norm": {"scale": np.ones(width), "bias": np.zeros(width)},
     }
     with pytest.raises(UserError, match=r"no clip could be read to start the codebook"):
-        codebook._tokens(model, makes, [batch])
+        codebook.tokens(model, makes, [batch], 2, most=100, seed=0)
