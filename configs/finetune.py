@@ -131,7 +131,11 @@ def esc50(config):
 
 def esc50_long(config):
     """ESC-50 as the literature fine-tunes small models: many passes over short crops, two classes
-    mixed (EnvNet-v2, Tokozume et al. 2018), layer decay; five crops a clip are heard at the end."""
+    mixed (EnvNet-v2, Tokozume et al. 2018), layer decay, five crops a clip in evaluation.
+
+    From scratch it needs a learning rate and a length of its own: --config.init_from='' and
+    --config.classifier.init=random.
+    """
     esc50(config)
     config.name = "finetune_esc50_long"
     config.conformer.dropout = 0.1
@@ -143,3 +147,5 @@ def esc50_long(config):
     config.optimizer.update(weight_decay=0.05, ema_decay=0.999)
     config.data.update(batch_size=64, eval_batch_size=32)
     config.train.update(num_steps=5000, log_every=50, eval_every=1000)
+    config.checkpoint.every_steps = 1000
+    config.compare_with_scratch = False

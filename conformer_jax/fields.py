@@ -183,7 +183,8 @@ _FIELDS.augment = a = ml_collections.ConfigDict()
 a.gain_db = Within(0.0, least=0, most=60)
 # In s, each clip turned in time by up to this, end to start (ours).
 a.shift_s = Within(0.0, least=0, most=3600)
-# With classifier.crop_s: factor, each clip faster or slower by up to this (Tokozume et al.: 1.25).
+# With classifier.crop_s: factor, each crop faster or slower by up to this, at the same pitch
+# (Tokozume et al.: 1.25, but with the pitch).
 a.speed = Within(1.0, least=1, most=4)
 # Beta(alpha, alpha) of the mixed powers (Zhang et al. 2018).
 a.mixup_alpha = Within(0.0, least=0, most=100)

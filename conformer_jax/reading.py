@@ -53,6 +53,8 @@ def is_read(name: str, config: dict) -> bool:
         return False
     if section == "quantizer" and config["target"] != "gumbel":
         return False
+    if name == "classifier.crop_s" and config["task"] in FROZEN:
+        return config["classifier"]["crops"] > 0
     if name == "quantizer.sharpness" and config["quantizer"]["logits"] != "distance":
         return False
     if name == "quantizer.code_dim" and config["quantizer"]["logits"] == "distance":

@@ -1,7 +1,7 @@
 """What a frozen encoder is worth: a linear probe and the nearest neighbours of its embeddings.
 
 The embedding is the classifier's pooled vector, so config.classifier.pooling and .layers choose it.
-A probe hears every training clip once, its middle, without augmentation.
+A probe hears every training clip once, its middle (or the mean of its crops), unaugmented.
 """
 
 import functools

@@ -279,14 +279,10 @@ def _head(g, model, x, real, weights):
     pooling = model.classifier.pooling
     of_tokens = pooling == "linear_softmax"
 
-    def of_clip(values, width):
-        if weights is None:
-            return values
-        apart = g.add("Reshape", values, g.ints(-1, model.classifier.crops, width))
-        return g.total(g.add("Mul", apart, weights), 1, keep=False)
-
     pooled = _pool(g, model.params, "mean" if of_tokens else pooling, x, real)
-    pooled = of_clip(pooled, _width(model))
+    if weights is not None:
+        apart = g.add("Reshape", pooled, g.ints(-1, model.classifier.crops, _width(model)))
+        pooled = g.total(g.add("Mul", apart, weights), 1, keep=False)
     if "embeddings" in model.outputs:
         g.add("Identity", pooled, outputs=("embeddings",))
     if "probabilities" not in model.outputs:
@@ -294,7 +290,6 @@ def _head(g, model, x, real, weights):
     kernel, bias = (model.params["head"][name] for name in ("kernel", "bias"))
     if of_tokens:
         logits = _linear_softmax(g, g.dense(g.add("Mul", x, real), kernel, bias, "head"), real)
-        logits = of_clip(logits, len(model.label_names))
     else:
         logits = g.dense(pooled, kernel, bias, "head")
     if model.multi_label:

@@ -84,20 +84,21 @@ def cut_crops(features, valid, *, count: int, length: int, low):
 
     Returns:
       features [B count, length, F], valid [B count, length], of a clip side by side; weights
-      [B, count] that sum to 1, and are 0 for digital silence beside sound.
+      [B, count] that sum to 1, and are 0 for silence beside sound.
     """
     batch, frames = valid.shape
     room = jnp.maximum(valid.sum(-1, keepdims=True) - length, 0)  # [B, 1]
     starts = jnp.arange(count) * room // max(count - 1, 1) if count > 1 else room // 2
-    at = jnp.minimum(starts[..., None] + jnp.arange(length), frames - 1)  # [B, count, length]
-    rows = jnp.arange(batch)[:, None, None]
-    inside = starts[..., None] + jnp.arange(length) < frames
-    cut, seen = features[rows, at], valid[rows, at] & inside
-    sounds = ((cut > low).any(-1) & seen).any(-1)
+    places = (starts[..., None] + jnp.arange(length)).reshape(batch, -1)  # [B, count length]
+    at = jnp.minimum(places, frames - 1)
+    # Along an axis: with indices of rows, too, XLA would gather the batch on every device.
+    cut = jnp.take_along_axis(features, at[..., None], axis=1)
+    seen = jnp.take_along_axis(valid, at, axis=1) & (places < frames)
+    sounds = ((cut > low).any(-1) & seen).reshape(batch, count, length).any(-1)
     weights = jnp.where(sounds.any(-1, keepdims=True), sounds, True).astype(jnp.float32)
     weights /= weights.sum(-1, keepdims=True)
-    flat = lambda x: x.reshape(batch * count, *x.shape[2:])
-    return flat(jnp.where(seen[..., None], cut, 0.0)), flat(seen), weights
+    cut = jnp.where(seen[..., None], cut, 0.0).reshape(batch * count, length, -1)
+    return cut, seen.reshape(batch * count, length), weights
 
 
 class Classifier(nn.Module):
@@ -117,17 +118,26 @@ class Classifier(nn.Module):
     crop_frames: int = 0  # a training step hears so many, 0: the clip
     crops: int = 0  # except in training a clip is the mean of so many; 0: it is heard whole
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.crops and not self.crop_frames:
+            raise ValueError(
+                f"config.classifier.crops = {self.crops}, but config.classifier.crop_s, their "
+                f"length, is 0 or less than a frame"
+            )
+        if self.crops and self.pooling in ("max", "linear_softmax"):
+            raise ValueError(
+                f"config.classifier.crops = {self.crops} takes the mean of crops, and "
+                f"config.classifier.pooling = {self.pooling!r} looks for the one place where "
+                f"something is: set crops to 0, or choose another pooling"
+            )
+
     def setup(self):
         for field, known in (("pooling", POOLINGS), ("layers", LAYERS)):
             if getattr(self, field) not in known:
                 raise ValueError(
                     f"config.classifier.{field} = {getattr(self, field)!r}: choose one of {known}"
                 )
-        if self.crops and not self.crop_frames:
-            raise ValueError(
-                f"config.classifier.crops = {self.crops}, but config.classifier.crop_s, their "
-                f"length, is 0"
-            )
         self.encoder = Encoder(self.encoder_spec)
         self.head = nn.Dense(self.num_classes)
         if self.pooling == "attention":  # from zeros: it begins as the mean
@@ -140,10 +150,17 @@ class Classifier(nn.Module):
 
     def from_features(self, features, valid_frames, keys=None, *, train: bool):
         """Normalised log-mel features [B, frames, F] -> logits [B, C] float32."""
-        if self.crops and not train:
-            features, valid_frames, weights = self._cut(features, valid_frames)
-            return _mean_crop(self._logits(features, valid_frames, None, train=False), weights)
-        return self._logits(features, valid_frames, keys, train=train)
+        if self.crops and not train:  # linear: of a mean of vectors, what it says of each
+            return self.head(self._clip_vector(features, valid_frames))
+        x, valid = self._tokens(features, valid_frames, keys, train=train)
+        seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
+        drop = lambda x: dropout(x, seeds, self.dropout)
+        if self.pooling == "linear_softmax":
+            # A clip without a valid token keeps one, of zeros: it gets the bias of the head.
+            first = jnp.arange(valid.shape[1]) == 0
+            some = valid | (first & ~valid.any(-1, keepdims=True))
+            return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
+        return self.head(drop(self._pool(x, valid)))
 
     def embed(self, audio, num_samples):
         """Audio [B, N] of num_samples [B] -> the pooled vectors [B, E] float32.
@@ -155,57 +172,45 @@ class Classifier(nn.Module):
                 "config.classifier.pooling = 'linear_softmax' pools probabilities: choose another "
                 "one for embeddings"
             )
-        features, valid_frames = log_mel(audio, num_samples, self.features)
-        if self.crops:
-            return self._mean_vector(features, valid_frames)
-        return self._vector(*self._tokens(features, valid_frames, None, train=False))
+        return self._clip_vector(*log_mel(audio, num_samples, self.features))
 
     def outputs(self, audio, num_samples, *, head: bool):
         """All that a trained model says of clips; audio [B, N] of num_samples [B].
 
         Returns:
           `embedding` [B, E], with 'linear_softmax' the mean of the tokens; `frames` [B, T, D], the
-          last block's output; `valid` [B, T]; where `head`, `logits` [B, C].
+          last block's output of the whole clip; `valid` [B, T]; where `head`, `logits` [B, C].
         """
         features, valid_frames = log_mel(audio, num_samples, self.features)
         x, valid = self._tokens(features, valid_frames, None, train=False)
         found = {"frames": x[..., -self.encoder_spec.width :], "valid": valid}
-        if self.crops:  # of all of the clip only the frames are: what is not used is not computed
-            found["embedding"] = self._mean_vector(features, valid_frames)
+        if self.pooling == "linear_softmax":
+            found["embedding"] = pool(x, valid, "mean")
+        elif self.crops:  # not the frames: what nobody asks for is not computed under jit
+            found["embedding"] = self._clip_vector(features, valid_frames)
         else:
-            found["embedding"] = self._vector(x, valid)
+            found["embedding"] = self._pool(x, valid)
         if head and self.pooling == "linear_softmax":
             found["logits"] = self.from_features(features, valid_frames, train=False)
-        elif head:  # it is linear: of the mean of crops it says the mean of what it says of them
+        elif head:
             found["logits"] = self.head(found["embedding"])
         return found
 
-    def _logits(self, features, valid_frames, keys, *, train):
-        """Of all of the features [B, frames, F]: [B, C]."""
-        x, valid = self._tokens(features, valid_frames, keys, train=train)
-        seeds = fold(seeds_of(keys), _HEAD) if train and self.dropout else None
-        drop = lambda x: dropout(x, seeds, self.dropout)
-        if self.pooling == "linear_softmax":
-            # A clip without a valid token keeps one, of zeros: it gets the bias of the head.
-            first = jnp.arange(valid.shape[1]) == 0
-            some = valid | (first & ~valid.any(-1, keepdims=True))
-            return linear_softmax_pool(self.head(drop(jnp.where(valid[..., None], x, 0.0))), some)
-        return self.head(drop(self._vector(x, valid)))
-
-    def _cut(self, features, valid_frames):
-        return cut_crops(
+    def _clip_vector(self, features, valid_frames):
+        """Features [B, frames, F] -> pooled [B, E]: of the clip, or the mean of its crops."""
+        frames = features.shape[1]
+        whole = isinstance(frames, int) and frames <= self.crop_frames  # all crops are the same
+        if not self.crops or whole:
+            return self._pool(*self._tokens(features, valid_frames, None, train=False))
+        features, valid_frames, weights = cut_crops(
             features,
             valid_frames,
             count=self.crops,
             length=self.crop_frames,
             low=silence(self.features),
         )
-
-    def _mean_vector(self, features, valid_frames):
-        """[B, E]: the mean over a clip's crops."""
-        features, valid_frames, weights = self._cut(features, valid_frames)
-        vectors = self._vector(*self._tokens(features, valid_frames, None, train=False))
-        return _mean_crop(vectors, weights)
+        vectors = self._pool(*self._tokens(features, valid_frames, None, train=False))
+        return jnp.einsum("bkd,bk->bd", vectors.reshape(*weights.shape, -1), weights)
 
     def _tokens(self, features, valid_frames, keys, *, train):
         """What is pooled: [B, T, D], or all layers side by side; and which tokens are valid."""
@@ -215,15 +220,7 @@ class Classifier(nn.Module):
         blocks = self.encoder.every_block(tokens, valid, keys, train=train)
         return jnp.concatenate([tokens, *blocks], axis=-1), valid
 
-    def _vector(self, x, valid):
-        """Pooled tokens [B, E]."""
-        if self.pooling == "linear_softmax":
-            return pool(x, valid, "mean")
+    def _pool(self, x, valid):
         if self.pooling == "attention":
             return attention_pool(x, self.query(x)[..., 0], valid)
         return pool(x, valid, self.pooling)
-
-
-def _mean_crop(x, weights):
-    """x [B K, D] of the crops with weights [B, K] -> [B, D]."""
-    return jnp.einsum("bkd,bk->bd", x.reshape(*weights.shape, -1), weights)

@@ -149,7 +149,8 @@ def log_mel(
 
 
 def silence(spec: FeatureSpec) -> jax.Array:
-    """[F] what digital silence is as a normalised feature, and a little more."""
+    """[F] what lies at the floor, digital silence and its last bits, as a normalised feature, and a
+    little more."""
     low = jnp.full((spec.num_mels,), jnp.log(spec.log_floor))
     if spec.mean:
         low = (low - jnp.array(spec.mean)) / jnp.array(spec.deviation)

@@ -55,7 +55,7 @@ MEASURED_SIZE = 2048
 def train_step_flops(model, num_samples: int, batch_size: int) -> float:
     """Of one training step on a batch of clips [B, N]: 3 x forward x clips."""
     if crop := getattr(model, "crop_frames", 0):
-        num_samples = min(num_samples, crop * model.features.hop_length)
+        num_samples = (crop - 1) * model.features.hop_length
     return 3.0 * forward_flops(model, num_samples) * batch_size
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 _LEVEL_S = 0.1  # s over which a level is taken
+_SILENT = 1e-4  # a level below which there is nothing to be heard: 3 steps of 16 bits
+_CANDIDATES = 4  # of a crop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +15,7 @@ class AugmentSpec:
     """Fields of config.augment, with lengths in frames or samples; 0 switches a part off."""
 
     crop_samples: int
+    crop_frames: int
     speed: float
     gain_db: float
     shift_samples: int
@@ -26,25 +29,26 @@ class AugmentSpec:
     freq_mask_bins: int
 
 
-def make_spec(a, *, crop_s: float, sample_rate: int, hop_s: float) -> AugmentSpec:
-    """From config.augment; the length (s) of a crop, 0 for the clip; the rate (Hz) of the audio,
-    and the time (s) between frames.
-
-    Raises:
-      ValueError: two ways of mixing clips at once, or a speed of what is not cropped.
-    """
-    if a.speed > 1 and not crop_s:
-        raise ValueError(
-            f"config.augment.speed = {a.speed}, but config.classifier.crop_s is 0: a clip changes "
-            f"its speed as it is cropped"
-        )
+def check(a, *, crop_s: float) -> None:
+    """Raises ValueError for two ways of mixing clips at once, or a speed of what is not cropped."""
     if a.mixup_alpha and a.between_class:
         raise ValueError(
             f"config.augment.mixup_alpha = {a.mixup_alpha} and config.augment.between_class = "
             f"{a.between_class}: a clip is mixed in one way; set one of them to 0"
         )
+    if a.speed > 1 and not crop_s:
+        raise ValueError(
+            f"config.augment.speed = {a.speed}, but config.classifier.crop_s is 0: a clip changes "
+            f"its speed where a stretch of it is cut out; give that a length"
+        )
+
+
+def make_spec(a, *, crop_s: float, sample_rate: int, hop_s: float) -> AugmentSpec:
+    """From config.augment; the length (s) of a crop, 0 for the clip; the rate (Hz) of the audio,
+    and the time (s) between frames."""
     return AugmentSpec(
         crop_samples=round(crop_s * sample_rate),
+        crop_frames=round(crop_s / hop_s),
         speed=a.speed,
         gain_db=a.gain_db,
         shift_samples=round(a.shift_s * sample_rate),
@@ -61,42 +65,66 @@ def make_spec(a, *, crop_s: float, sample_rate: int, hop_s: float) -> AugmentSpe
 
 @jax.named_scope("augment")
 def crop(keys, batch, spec: AugmentSpec):
-    """A random stretch of each clip, `spec.crop_samples` long, faster or slower (and so higher or
-    lower) by up to `spec.speed`, as in EnvNet-v2 (Tokozume et al. 2018).
+    """A random stretch of each clip, long enough for `stretch` to make `spec.crop_frames` of it.
 
-    Digital silence at the end of a clip, with which corpora fill up short files, is not drawn from.
+    Where a clip has digital silence in it, with which corpora fill up short files, the stretch is
+    the first of some candidates in which there is sound.
 
     Args:
       keys: random keys [B], one a clip.
       batch: audio [B, N] float or int16, num_samples [B].
 
     Returns:
-      the batch with audio [B, crop_samples] float32 and num_samples at most that; what is shorter
-      is taken whole.
+      the batch with audio [B, speed * crop_samples] float32 and num_samples at most that; what is
+      shorter is taken whole.
     """
     if not spec.crop_samples:
         return batch
-    audio = _as_float(batch["audio"])
-    place = jnp.arange(audio.shape[1])
-    heard = (place < batch["num_samples"][:, None]) & (audio != 0)
-    sound_end = jnp.where(heard, place + 1, 0).max(1)
+    width = round(spec.speed * spec.crop_samples)
+    place = jnp.arange(batch["audio"].shape[1])
+    real = place < batch["num_samples"][:, None]
+    audio = jnp.where(real, _as_float(batch["audio"]), 0.0)
+    audio = jnp.pad(audio, ((0, 0), (0, width)))
 
-    def one(key, audio, length, sound_end):
-        key_speed, key_start = jax.random.split(key)
-        speed = spec.speed ** jax.random.uniform(key_speed, (), minval=-1.0)
-        room = jnp.maximum(sound_end - 1 - (spec.crop_samples - 1) * speed, 0.0)
-        start = room * jax.random.uniform(key_start)
-        at = start + speed * jnp.arange(spec.crop_samples)
-        before = jnp.floor(at)
-        share = at - before
-        before = jnp.minimum(before.astype(jnp.int32), audio.shape[0] - 1)
-        after = jnp.minimum(before + 1, audio.shape[0] - 1)
-        sound = (1 - share) * audio[before] + share * audio[after]
-        count = jnp.minimum(jnp.ceil((length - start) / speed), spec.crop_samples)
-        return sound, count.astype(jnp.int32)
+    def one(key, audio, length):
+        sounding = jnp.cumsum(audio != 0)
+        room = jnp.maximum(length - width, 0)
+        starts = jax.random.randint(key, (_CANDIDATES,), 0, room + 1)
+        heard = sounding[starts + width - 1] - sounding[starts] + (audio[starts] != 0) > 0
+        start = starts[jnp.argmax(heard)]
+        return jax.lax.dynamic_slice(audio, (start,), (width,)), jnp.minimum(length, width)
 
-    sound, count = jax.vmap(one)(keys, audio, batch["num_samples"], sound_end)
+    sound, count = jax.vmap(one)(keys, audio, batch["num_samples"])
     return {**batch, "audio": sound, "num_samples": count}
+
+
+@jax.named_scope("augment")
+def stretch(keys, features, valid_frames, spec: AugmentSpec):
+    """Makes each crop faster or slower, at the same pitch, by up to `spec.speed` (the time of
+    BYOL-A's random resize crop, Niizumi et al. 2021): its frames are interpolated.
+
+    Args:
+      keys: random keys [B], one a clip.
+      features: [B, T, F] of what `crop` returned; valid_frames: [B, T] bool, valid frames first.
+
+    Returns:
+      features [B, crop_frames, F] and valid_frames [B, crop_frames].
+    """
+    if not spec.crop_samples:
+        return features, valid_frames
+    frames = spec.crop_frames
+
+    def one(key, x, length):
+        speed = spec.speed ** jax.random.uniform(key, (), minval=-1.0)
+        at = jnp.arange(frames) * speed
+        before = jnp.floor(at).astype(jnp.int32)
+        share = (at - before)[:, None]
+        last = jnp.maximum(length - 1, 0)
+        x = (1 - share) * x[jnp.minimum(before, last)] + share * x[jnp.minimum(before + 1, last)]
+        valid = at < length
+        return jnp.where(valid[:, None], x, 0.0), valid
+
+    return jax.vmap(one)(keys, features, valid_frames.sum(-1))
 
 
 @jax.named_scope("augment")
@@ -193,7 +221,7 @@ def between_class(key, batch, spec: AugmentSpec):
       batch: audio [B, N] float or int16, num_samples [B], labels [B, C] float, valid [B].
 
     Returns:
-      as `mixup`.
+      as `mixup`; what is silent is left alone, and so is what it would be mixed with.
     """
     size = batch["audio"].shape[0]
     if not spec.between_class or size < 2:
@@ -203,8 +231,9 @@ def between_class(key, batch, spec: AugmentSpec):
     other = (jnp.arange(size) + jax.random.randint(key_order, (), 1, size)) % size
     share = jax.random.uniform(key_share, (size,), minval=1e-3, maxval=1 - 1e-3)
     mixed = jax.random.uniform(key_whether, (size,)) < spec.between_class
-    mixed &= batch["valid"][other] > 0
     level = _level(audio, spec.level_samples)
+    loud = (level > _SILENT) & (batch["valid"] > 0)
+    mixed &= loud & loud[other]
     own = 1.0 / (1.0 + level / level[other] * (1.0 - share) / share)
     own = jnp.where(mixed, own, 1.0)[:, None]
     power = jnp.sqrt(jnp.square(own) + jnp.square(1.0 - own))
@@ -249,8 +278,7 @@ def _as_float(audio):
 
 def _level(audio, window):
     """[B]: root of the power of the loudest `window` samples of audio [B, N]; never 0."""
-    window = min(window, audio.shape[1])
-    whole = audio[:, : audio.shape[1] // window * window]
+    whole = jnp.pad(audio, ((0, 0), (0, -audio.shape[1] % window)))
     power = jnp.square(whole).reshape(len(audio), -1, window).mean(-1).max(-1)
     return jnp.sqrt(power + 1e-10)
 

@@ -86,8 +86,8 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     size = batch["valid"].shape[0]
     # Cut and turned before they are mixed, so that two clips meet at any offset; amplified
     # afterwards, so that their powers keep the proportion of their labels.
-    shift_keys, gain_keys, crop_keys = (
-        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4, 5)
+    shift_keys, gain_keys, crop_keys, stretch_keys = (
+        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4, 5, 6)
     )
     batch = augment.crop(crop_keys, batch, options.augment)
     batch = augment.shift(shift_keys, batch, options.augment)
@@ -95,6 +95,7 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     batch = augment.between_class(mix_key, batch, options.augment)
     batch = augment.gain(gain_keys, batch, options.augment)
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
+    features, valid_frames = augment.stretch(stretch_keys, features, valid_frames, options.augment)
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
 
     def loss_fn(params, part):

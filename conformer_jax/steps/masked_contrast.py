@@ -39,9 +39,9 @@ def objective_spec(config) -> ObjectiveSpec:
         and (quantizer.logits != "distance")
     ):
         raise ValueError(
-            f"config.quantizer.init = 'clusters', but config.quantizer.logits = "
-            f"{quantizer.logits!r}: only entries compared with tokens start from them; set "
-            f"config.quantizer.logits='distance'"
+            f"config.quantizer.logits = {quantizer.logits!r}, but config.quantizer.init = "
+            f"'clusters': only entries that are compared with tokens start from them; set "
+            f"config.quantizer.init='random' (as wav2vec 2.0 is), or logits='distance'"
         )
     return ObjectiveSpec(
         target=config.target,

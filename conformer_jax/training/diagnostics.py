@@ -104,8 +104,9 @@ def _of_masked(guess, record):
         ranges["code_perplexity"] = Range(
             0.1 * guess.num_entries,
             guess.num_entries,
-            "the codebook has collapsed to few entries: raise losses.diversity_weight or "
-            "quantizer.temperature_end",
+            "the codebook has collapsed to few entries: start it from clips "
+            "(quantizer.logits='distance', quantizer.init='clusters'), raise "
+            "losses.diversity_weight or lower optimizer.learning_rate",
         )
     return ranges
 

@@ -34,6 +34,11 @@ def _pretrain_options(config):
 
 
 def _labels_model(config, num_classes):
+    if config.classifier.crop_s > config.data.clip_s:
+        raise ValueError(
+            f"config.classifier.crop_s = {config.classifier.crop_s} is more than "
+            f"config.data.clip_s = {config.data.clip_s}, of which it is a part"
+        )
     return Classifier(
         FeatureSpec(**config.features),
         EncoderSpec(**config.conformer),
@@ -48,6 +53,8 @@ def _labels_model(config, num_classes):
 
 def _labels_options(config):
     features = config.features
+    if config.task == "finetune":  # what is frozen is not augmented
+        augment.check(config.augment, crop_s=config.classifier.crop_s)
     return finetune.Options(
         multi_label=config.classifier.multi_label,
         label_smoothing=config.losses.label_smoothing,

@@ -232,12 +232,20 @@ def test_a_clip_alone_and_padded_to_its_bucket_is_the_same_clip(config, probed):
     )
 
 
+@pytest.mark.parametrize("variant", ["esc50", "esc50_long"])
 @pytest.mark.parametrize("task", ["finetune", "linear_probe", "knn"])
-def test_the_esc50_config_builds_for_every_task(task):
-    config = finetune_config.get_config("esc50")
+def test_the_esc50_configs_build_for_every_task(task, variant):
+    config = finetune_config.get_config(variant)
     config.task = task
     config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
     assert program.build(config, 50).embed_step is not None
+
+
+def test_a_crop_longer_than_the_clip_is_refused():
+    config = finetune_config.get_config("esc50_long")
+    config.data.clip_s = 1.0
+    with pytest.raises(UserError, match=r"crop_s = 2.0 is more than config.data.clip_s = 1.0"):
+        program.build(config, 50)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_script_of_the_docs_needs_jax_alone(exported, tmp_path):
         ("attention", "last", {"hop_s": 0.02, "mel_scale": "htk"}, {}),
         ("linear_softmax", "last", {"center": False, "window_s": 0.02}, {}),
         ("statistics", "all", {}, {"crop_frames": 8, "crops": 3}),
-        ("linear_softmax", "last", {}, {"crop_frames": 8, "crops": 1}),
+        ("attention", "last", {}, {"crop_frames": 8, "crops": 1}),
     ],
 )
 def test_every_pooling_and_front_end_has_its_graph(

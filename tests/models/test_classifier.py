@@ -15,8 +15,7 @@ from conformer_jax.models.classifier import (
     pool,
 )
 from conformer_jax.models.conformer import EncoderSpec
-from conformer_jax.models.features import FeatureSpec
-from conformer_jax.models.features import log_mel as features_of
+from conformer_jax.models.features import FeatureSpec, log_mel
 
 FEATURES = FeatureSpec(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
 ENCODER = EncoderSpec(
@@ -151,15 +150,14 @@ def test_crops_are_spread_over_the_clip_and_silence_counts_nowhere():
     np.testing.assert_allclose(weights, [third, *[[0.2] * 5] * 4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["statistics", "linear_softmax"])
+@pytest.mark.parametrize("pooling", ["statistics", "attention"])
 def test_a_clip_in_crops_is_the_mean_of_what_is_said_of_each(pooling):
     toy = Toy(pooling, crop_frames=20, crops=3)
     whole = Toy(pooling)
     samples = 160 * 80 - 1  # 80 frames
     audio = np.random.default_rng(5).uniform(-0.5, 0.5, (1, samples)).astype(np.float32)
     count = np.array([samples])
-    log_mel = lambda audio, n: features_of(audio, n, FEATURES)
-    features, valid = log_mel(audio, count)
+    features, valid = log_mel(audio, count, FEATURES)
     apply = lambda lo: whole.model.apply(
         whole.params, features[:, lo : lo + 20], valid[:, :20], train=False, method="from_features"
     )
@@ -170,11 +168,18 @@ def test_a_clip_in_crops_is_the_mean_of_what_is_said_of_each(pooling):
     np.testing.assert_allclose(found["logits"][0], expected, atol=1e-5)
     of_whole = run(whole, head=False, method="outputs")
     np.testing.assert_allclose(found["frames"], of_whole["frames"], atol=1e-5)
-    if pooling == "statistics":
-        np.testing.assert_allclose(found["embedding"], run(toy, method="embed"), atol=1e-5)
-        assert np.abs(found["embedding"] - of_whole["embedding"]).max() > 1e-3
+    np.testing.assert_allclose(found["embedding"], run(toy, method="embed"), atol=1e-5)
+    assert np.abs(found["embedding"] - of_whole["embedding"]).max() > 1e-3
+    short = audio[:, : 160 * 10], np.array([160 * 10])  # 11 frames: no crops of it
+    np.testing.assert_allclose(toy.logits(*short), whole.logits(*short), atol=1e-5)
 
 
 def test_crops_without_a_length_are_refused():
     with pytest.raises(ValueError, match=r"config.classifier.crops = 5, but .*crop_s"):
         Toy("mean", crops=5)
+
+
+@pytest.mark.parametrize("pooling", ["max", "linear_softmax"])
+def test_poolings_that_look_for_one_place_take_no_mean_of_crops(pooling):
+    with pytest.raises(ValueError, match=f"crops = 2 .*{pooling}"):
+        Toy(pooling, crops=2, crop_frames=20)

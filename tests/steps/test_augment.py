@@ -15,6 +15,7 @@ from conformer_jax.steps import augment
 FAST = {"xla_backend_optimization_level": 0}
 OFF = augment.AugmentSpec(
     crop_samples=0,
+    crop_frames=0,
     speed=1.0,
     gain_db=0.0,
     shift_samples=0,
@@ -182,76 +183,113 @@ def test_classes_are_heard_in_the_proportion_of_their_labels():
     assert np.max(shares) > 0.9
 
 
-def test_between_class_takes_nothing_from_what_does_not_count_or_is_silent():
+def test_between_class_leaves_alone_what_does_not_count_or_is_silent():
+    """Else a clip that is heard would be made as soft as silence, and keep its label."""
     batch = batch_of()
     batch["valid"] = np.array([1, 0, 1, 0, 1, 1, 0, 1], np.float32)
     batch["audio"][batch["valid"] == 0] = 1e6
     batch["audio"][0] = 0
+    out_of_reach = (batch["valid"] == 0) | (np.arange(SIZE) == 0)
+    mixed = 0
     for seed in range(10):
-        out = mix_between(jax.random.key(seed), batch)
-        assert np.abs(out["audio"])[batch["valid"] == 1].max() < 100  # and no NaN
-        assert not np.asarray(out["labels"])[batch["valid"] == 1][:, batch["valid"] == 0].any()
+        out = jax.tree.map(np.asarray, mix_between(jax.random.key(seed), batch))
+        np.testing.assert_array_equal(out["audio"][out_of_reach], batch["audio"][out_of_reach])
+        np.testing.assert_array_equal(out["labels"][out_of_reach], batch["labels"][out_of_reach])
+        power = np.square(out["audio"][~out_of_reach]).mean(-1)
+        np.testing.assert_allclose(power, 1, atol=0.2)
+        assert not out["labels"][~out_of_reach][:, out_of_reach].any()
+        mixed += ((out["labels"][~out_of_reach] > 0).sum(-1) == 2).sum()
+    assert mixed > 10
+
+
+def test_a_level_is_that_of_the_loudest_stretch_wherever_it_is():
+    audio = np.zeros((3, 3000), np.float32)
+    audio[0, 100:500] = audio[1, 2700:] = 0.5
+    level = np.asarray(augment._level(audio, 400))
+    np.testing.assert_allclose(level, [0.5 * 0.75**0.5, 0.5 * 0.5**0.5, 1e-5], rtol=0.15)
+
+
+def test_a_share_of_the_clips_is_mixed_between_classes():
     some = dataclasses.replace(BETWEEN, between_class=0.3)
-    labels = augment.between_class(jax.random.key(0), batch_of(), some)["labels"]
-    assert 0 < (np.asarray(labels).max(-1) == 1).sum() < SIZE
+    labels = [
+        augment.between_class(jax.random.key(seed), batch_of(), some)["labels"] for seed in range(9)
+    ]
+    assert 0.15 < (np.array(labels).max(-1) < 1).mean() < 0.45
 
 
-def test_two_ways_of_mixing_are_refused():
+@pytest.mark.parametrize(
+    ("fields", "crop_s", "words"),
+    [
+        ({"mixup_alpha": 0.5, "between_class": 0.5}, 1.0, "mixup_alpha = 0.5 and .*between_class"),
+        ({"speed": 1.25}, 0.0, "speed = 1.25, but config.classifier.crop_s is 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields, crop_s, words):
     settings = base.get_config().augment
-    settings.update(mixup_alpha=0.5, between_class=0.5)
-    with pytest.raises(ValueError, match=r"mixup_alpha = 0.5 and config.augment.between_class"):
-        augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=0.01)
+    settings.update(fields)
+    with pytest.raises(ValueError, match=words):
+        augment.check(settings, crop_s=crop_s)
 
 
-def test_a_speed_without_crops_is_refused():
-    settings = base.get_config().augment
-    settings.speed = 1.25
-    with pytest.raises(ValueError, match=r"speed = 1.25, but config.classifier.crop_s is 0"):
-        augment.make_spec(settings, crop_s=0.0, sample_rate=16_000, hop_s=0.01)
-
-
-CROP = dataclasses.replace(OFF, crop_samples=1000)
+CROP = dataclasses.replace(OFF, crop_samples=1000, crop_frames=10)
 crop = jax.jit(augment.crop, static_argnames="spec", compiler_options=FAST)
 
 
-def test_a_crop_is_a_stretch_of_the_clip_wherever_there_is_sound():
+def test_a_crop_is_a_stretch_of_the_clip_sample_by_sample():
     batch = batch_of()
-    batch["audio"] = np.tile(np.arange(1, SAMPLES + 1, dtype=np.float32), (SIZE, 1))
-    batch["audio"][1, 2500:] = 0  # filled up with silence
-    batch["num_samples"] = np.array([4000, 4000, 1500, 700, 1000, 1, 0, 4000], np.int32)
-    batch["audio"][7] = 0
-    starts = []
-    for seed in range(60):
+    batch["num_samples"] = np.array([4000, 1500, 1000, 999, 700, 1, 0, 4000], np.int32)
+    batch["audio"][0, 2500:] = 0  # filled up with silence
+    starts = [[] for _ in range(SIZE)]
+    for seed in range(40):
         out = jax.tree.map(np.asarray, crop(keys_of(seed), batch, CROP))
         assert out["audio"].shape == (SIZE, 1000)
-        np.testing.assert_array_equal(out["num_samples"], [1000, 1000, 1000, 700, 1000, 1, 0, 1000])
-        real = np.arange(1000) < out["num_samples"][:, None]
-        for row in range(7):
-            steps = np.diff(out["audio"][row][real[row]])
-            np.testing.assert_allclose(steps, 1, atol=1e-3)
-        starts.append(out["audio"][:, 0] - 1)
-    starts = np.array(starts)
-    assert np.ptp(starts[:, 0]) > 2500
-    assert 1000 < starts[:, 1].max() <= 1500  # a window that ends where the sound does
-    assert 300 < starts[:, 2].max() <= 500
-    assert (starts[:, 3:6] == 0).all()
+        np.testing.assert_array_equal(out["num_samples"], np.minimum(batch["num_samples"], 1000))
+        for row, count in enumerate(out["num_samples"]):
+            sound = out["audio"][row]
+            assert not sound[count:].any()  # what lies behind a clip's end is not heard
+            if count:
+                (start,) = np.flatnonzero(batch["audio"][row] == sound[0])[:1]
+                np.testing.assert_array_equal(
+                    sound[:count], batch["audio"][row, start : start + count]
+                )
+                starts[row].append(start)
+    assert np.ptp(starts[7]) > 2000
+    assert 400 < max(starts[1]) <= 500
+    assert max(starts[2] + starts[3] + starts[4]) == 0
+    assert max(starts[0]) < 2500  # in each there is sound
 
 
-def test_a_crop_is_faster_or_slower():
+def test_int16_is_cropped_at_full_scale():
     batch = batch_of()
-    batch["audio"] = np.tile(np.arange(1, SAMPLES + 1, dtype=np.float32), (SIZE, 1))
-    spec = dataclasses.replace(CROP, speed=1.25)
+    whole = (np.clip(np.asarray(batch["audio"]) / 8, -1, 1) * 32767).astype(np.int16)
+    found = crop(keys_of(0), batch | {"audio": whole}, CROP)["audio"]
+    expected = crop(keys_of(0), batch | {"audio": whole / np.float32(32768)}, CROP)["audio"]
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_a_crop_is_stretched_to_its_length_at_the_same_pitch():
+    spec = dataclasses.replace(CROP, crop_frames=80, speed=1.25)
+    features = np.tile(np.arange(101.0)[:, None], (SIZE, 1, 3)).astype(np.float32)
+    features += np.array([0, 1000, 2000])  # no bin meets another
+    lengths = np.array([101, 101, 101, 101, 101, 40, 1, 0])
+    valid = np.arange(101) < lengths[:, None]
     speeds = []
     for seed in range(20):
-        out = np.asarray(crop(keys_of(seed), batch, spec)["audio"])
-        speeds.append(np.diff(out).mean(1))
-        np.testing.assert_allclose(np.diff(out).std(1), 0, atol=1e-2)  # the same throughout
-    assert 0.8 <= np.min(speeds) < 0.82
-    assert 1.23 < np.max(speeds) <= 1.2501
-    batch["num_samples"] = np.full(SIZE, 900, np.int32)
-    short = crop(keys_of(0), batch, spec)
-    slow = np.diff(np.asarray(short["audio"])[:, :700]).mean(1)
-    np.testing.assert_allclose(short["num_samples"], np.minimum(900 / slow, 1000), atol=1.1)
+        out, seen = jax.tree.map(np.asarray, augment.stretch(keys_of(seed), features, valid, spec))
+        assert out.shape == (SIZE, 80, 3)
+        np.testing.assert_allclose((out - out[..., :1])[seen] - [0, 1000, 2000], 0, atol=1e-3)
+        speed = np.diff(out[:5, :, 0]).mean(1)
+        np.testing.assert_allclose(out[:5, :, 0], speed[:, None] * np.arange(80), atol=1e-2)
+        assert seen[:5].all()
+        assert not out[~seen].any()
+        slow = out[5, 1, 0]
+        np.testing.assert_allclose(seen[5:].sum(1)[0], min(40 / slow, 80), atol=1.1)
+        assert not seen[7].any()
+        speeds.extend(speed)
+    assert 0.8 <= np.min(speeds) < 0.83
+    assert 1.22 < np.max(speeds) <= 1.2501
+    same, _ = augment.stretch(keys_of(0), features, valid, dataclasses.replace(spec, speed=1.0))
+    np.testing.assert_array_equal(same[:5], features[:5, :80])
 
 
 LENGTHS = np.array([100, 60, 31, 9, 2, 1, 0])

@@ -116,7 +116,8 @@ def test_without_dropout_and_augmentation_nothing_is_random(plain):
 def test_a_step_augments_in_this_order(augmented, monkeypatch):
     """Amplified after mixing, so that the powers keep the proportion of the labels; cut first, so
     that two clips meet at any offset and nothing is done to what is not heard."""
-    done, names = [], ("crop", "shift", "mixup", "between_class", "gain", "spec_augment")
+    done, names = [], ("crop", "shift", "mixup", "between_class", "gain")
+    names += ("stretch", "spec_augment")
 
     def noted(name, function):
         return lambda *args: done.append(name) or function(*args)
@@ -187,6 +188,15 @@ def test_several_labels_and_augmentation_learn_too(augmented):
     after, _ = augmented.evaluate(state, batch, KEY)
     assert after["loss"][0] < 0.7 * before["loss"][0]
     assert pairs["finite"][0] == 1
+
+
+def test_it_learns_from_classes_mixed():
+    toy = Toy(crops={"crop_s": 0.2}, between_class=0.5)
+    state, batch = toy.state, toy.batch()
+    for _ in range(40):
+        state, _ = toy.train(state, batch, KEY)
+    before, after = (toy.evaluate(s, batch, KEY)[0]["loss"][0] for s in (toy.state, state))
+    assert after < 0.5 * before
 
 
 def test_a_step_that_is_not_finite_is_left_out(toy):

@@ -73,7 +73,9 @@ def test_clusters_need_distances():
     config = pretrain.get_config("smoke")
     config.update(target="gumbel")
     config.quantizer.logits = "linear"
-    with pytest.raises(ValueError, match=r"init = 'clusters', but .*logits = 'linear'"):
+    with pytest.raises(
+        ValueError, match=r"logits = 'linear', but .*set config.quantizer.init='random'"
+    ):
         masked_contrast.make_model(config)
     config.update(target="linear")
     masked_contrast.make_model(config)  # where there is no codebook, nothing is said of it
