@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 
+from configs import finetune as finetune_config
 from configs import pretrain as pretrain_config
 from conformer_jax.steps import pretrain
 from conformer_jax.steps.state import clip_keys
@@ -110,6 +111,7 @@ def main(folder):
         results[f"{name}/restored"] = largest_share(state.params)
         _, results[f"{name}/resumed"] = run(state, [STEPS])
     checkpoints.close()
+    results["gathered by crops"] = gathered_by_crops()
     np.savez(folder / "results.npz", **results)
 
 
@@ -120,6 +122,20 @@ def main_over_the_batch(folder):
         for name, value in over_the_batch(mesh).items():
             results[f"{mesh}/{name}"] = value
     np.savez(pathlib.Path(folder) / "results.npz", **results)
+
+
+def gathered_by_crops():
+    """Bytes of the largest all-gather of an evaluation step that hears crops."""
+    config = finetune_config.get_config("smoke")
+    config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
+    config.conformer.kernel_sizes = (3,)
+    config.classifier.update(crop_s=0.2, crops=3)
+    config.data.update(batch_size=BATCH, eval_batch_size=BATCH)
+    built = program.build(config, 5)
+    batch = {name: values for name, values in batch_of(0).items() if name != "file"}
+    batch = sharding.put_batch({**batch, "labels": np.zeros(BATCH, np.int32)}, built.batch_sharding)
+    lowered = built.eval_step.lower(built.abstract_state, batch, jax.random.key(0))
+    return largest_all_gather(lowered.compile().as_text())
 
 
 def unlike_clips():
@@ -133,7 +149,8 @@ def unlike_clips():
 
 def over_the_batch(mesh):
     """Metrics and gradients of a step in which every clip is told from all others."""
-    config = config_of(mesh, {"objective": "both", "conformer.kernel_sizes": (3,)})
+    fields = {"objective": "both", "target": "gumbel", "conformer.kernel_sizes": (3,)}
+    config = config_of(mesh, fields)
     config.clip.update(head_width=16, head_dim=8)
     config.views.length_s = 0.32
     built = program.build(config)

@@ -115,11 +115,14 @@ def card(
     front = ["---", f"license: {licence or 'unknown'}", "library_name: conformer_jax"]
     front += ["pipeline_tag: audio-classification"] if labels else []
     front += ["tags:", "- audio", "- sound-event-detection", "- conformer", "---", ""]
+    classifier = config["classifier"]
+    crops = f", heard in {classifier['crops']} crops of {classifier['crop_s']:g} s"
     rows = {
         "Model": f"Conformer, width {encoder['width']}, {len(encoder['kernel_sizes'])} blocks, "
         f"{kind[meta['kind']]}",
         "Input": f"mono, {features['sample_rate']} Hz (others are resampled), windows of "
-        f"{config['data']['clip_s']:g} s; feature statistics are in the file",
+        f"{config['data']['clip_s']:g} s{crops if classifier['crops'] else ''}; feature "
+        f"statistics are in the file",
         "Labels": f"{len(labels)}, in this order: {', '.join(labels)}" if labels else "none",
         "Several labels at once": "yes" if config["classifier"]["multi_label"] else "no",
         "Thresholds": "chosen on validation clips, in the file" if meta["thresholds"] else "none",

@@ -103,6 +103,11 @@ def test_no_all_gather_holds_the_whole_parameter_set(results, variant):
     assert (results[f"{variant}/gathered"] > 0) == (fsdp > 1)
 
 
+def test_crops_of_a_clip_are_cut_where_it_lies(results):
+    """The features of the batch are 400 kB; what is gathered are a few numbers a clip."""
+    assert results["gathered by crops"] < 10_000
+
+
 def test_the_reader_of_all_gathers_reads_them():
     hlo = """
   %a = f32[16,8]{1,0} all-gather(%x), channel_id=1
