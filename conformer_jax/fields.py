@@ -27,7 +27,7 @@ _FIELDS.seed = Within(0, least=0, most=2**32 - 1)
 # What pre-training learns: 'wav2vec2', to tell a hidden token from others (the paper); 'clip', to
 # tell two views of a clip from those of other clips; 'both', the sum.
 _FIELDS.objective = OneOf("wav2vec2", "clip", "both")
-# 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2).
+# 'linear' (the paper) or 'gumbel' (wav2vec 2.0, section 2; section `quantizer`).
 _FIELDS.target = OneOf("linear", "gumbel")
 _FIELDS.init_from = ""  # workdir of a run whose encoder parameters are taken; '' for scratch
 _FIELDS.next_command = ""  # what the closing summary proposes; the run's own paths are added
