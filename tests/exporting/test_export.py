@@ -204,11 +204,14 @@ def test_a_page_has_the_model_and_says_what_is_missing(folder, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_tflite_says_what_the_model_says_and_refuses_another_batch(folder, tmp_path):
-    """20 s: TensorFlow is imported and converts."""
+def test_tflite_says_what_the_model_says_and_refuses_another_batch(tmp_path):
+    """20 s: TensorFlow is imported and converts; a model that hears crops, which have it all."""
+    meta, tensors = toy()
+    meta["config"]["classifier"].update(crop_s=0.4, crops=3)
+    model_file.save(tmp_path / "crops.safetensors", meta, tensors)
     arguments = ["--format=tflite", f"--output={tmp_path}/m.tflite", "--batch=2", "--seconds=1"]
-    assert command.main([str(folder / "tagger.safetensors"), *arguments]) == 0
-    run, model = tflite.read(tmp_path / "m.tflite"), portable.take(folder / "tagger.safetensors")
+    assert command.main([str(tmp_path / "crops.safetensors"), *arguments]) == 0
+    run, model = tflite.read(tmp_path / "m.tflite"), portable.take(tmp_path / "crops.safetensors")
     audio = np.stack([noise(1, 1), noise(1, 2)])
     found = run(audio, np.int32([16000, 400]))
     wanted = model(audio, np.int32([16000, 400]))
