@@ -29,7 +29,7 @@ class GumbelQuantizer(nn.Module):
     num_entries: int
     code_dim: int
     logits: str = "linear"
-    sharpness: float = 30.0
+    sharpness: float = 100.0
 
     @nn.compact
     def __call__(self, x, weights, keys, *, temperature, train: bool):
