@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.name = f"pretrain_{variant}" if variant else "pretrain"
     # What target='gumbel' learns with from the start and keeps its codes in use (docs/results.md);
     # wav2vec 2.0's are the defaults, 'linear' and 'random'.
-    config.quantizer.update(logits="distance", init="clusters", code_dim=32)
+    config.quantizer.update(logits="distance", init="clusters")
     if variant in table.PRETRAIN:
         table.pretrain(config, variant)
         config.next_command = (

@@ -119,10 +119,10 @@ q.logits = OneOf("linear", "distance")
 # With 'distance': what the mean squared difference is multiplied with (ours).
 q.sharpness = Within(100.0, above=0, most=10_000)
 # Where the codebook starts: 'random' (wav2vec 2.0), or with 'distance' 'clusters', the centres of
-# k-means of the clips' tokens (SoundStream, Zeghidour et al. 2021) in their principal components.
+# k-means of the clips' tokens (SoundStream, Zeghidour et al. 2021).
 q.init = OneOf("random", "clusters")
-# Width of the concatenated code, divisible by num_groups (wav2vec 2.0); with 'distance' also the
-# dimensions in which it is looked up (ViT-VQGAN, Yu et al. 2022: 32).
+# Width of the concatenated code, divisible by num_groups (wav2vec 2.0); with 'distance' it is that
+# of a token.
 q.code_dim = Within(256, least=1, most=65536)
 # Gumbel-softmax temperature at step 0 (wav2vec 2.0).
 q.temperature_start = Within(2.0, above=0, most=100)

@@ -57,6 +57,8 @@ def is_read(name: str, config: dict) -> bool:
         return config["classifier"]["crops"] > 0
     if name == "quantizer.sharpness" and config["quantizer"]["logits"] != "distance":
         return False
+    if name == "quantizer.code_dim" and config["quantizer"]["logits"] == "distance":
+        return False
     if section == "synthetic" and any(
         config["data"][given] for given in ("manifest", "tfds_name", "prepared")
     ):

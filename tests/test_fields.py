@@ -166,8 +166,10 @@ def test_what_is_read_depends_on_other_fields_too():
     assert reading.is_read("quantizer.num_groups", fields.saved(changed("target", "gumbel")))
     codes = changed("target", "gumbel")
     assert reading.is_read("quantizer.sharpness", fields.saved(codes))
+    assert not reading.is_read("quantizer.code_dim", fields.saved(codes))
     codes.quantizer.logits = "linear"
     assert not reading.is_read("quantizer.sharpness", fields.saved(codes))
+    assert reading.is_read("quantizer.code_dim", fields.saved(codes))
     frozen = changed("task", "linear_probe", finetune)
     assert not reading.is_read("classifier.crop_s", fields.saved(frozen))
     frozen.classifier.crops = 5

@@ -96,15 +96,12 @@ def _objective_flops(objective, encoder, tokens):
     else:
         dim = objective.projection_dim
         near = objective.code_logits == "distance"
-        logits = (
-            encoder.feature_dim * objective.code_dim + objective.num_entries * objective.code_dim
-            if near
-            else encoder.feature_dim * objective.num_groups * objective.num_entries
-        )
+        code_dim = encoder.feature_dim if near else objective.code_dim
+        logits = objective.num_entries * encoder.feature_dim
         branch = (
-            logits
-            + objective.num_entries * objective.code_dim
-            + objective.code_dim * dim
+            (logits if near else logits * objective.num_groups)
+            + objective.num_entries * code_dim
+            + code_dim * dim
             + encoder.width * dim
         )
     return 2 * masked * (branch + masked * dim)

@@ -18,16 +18,15 @@ class GumbelQuantizer(nn.Module):
     is the argmax.
 
     logits 'linear' is wav2vec 2.0: a layer of its own says how well each entry fits. 'distance' is
-    a vector quantizer (VQ-VAE, van den Oord et al. 2017) that looks entries up in few dimensions
-    (ViT-VQGAN, Yu et al. 2022): a linear layer makes code_dim numbers of a token, each group takes
-    its share of them, and an entry fits as well as it is near, minus `sharpness` times the mean
-    squared difference. Tokens that sound alike then get entries that are alike, whether or not a
-    draw hits the nearest.
+    a vector quantizer (van den Oord et al. 2017, VQ-VAE; a product quantizer, Jegou et al. 2011): a
+    group takes its share of the token's features, and an entry fits as well as it is near, minus
+    `sharpness` times the mean squared difference. Tokens that sound alike then get entries that
+    are alike, whether or not a draw hits the nearest.
     """
 
     num_groups: int
     num_entries: int
-    code_dim: int
+    code_dim: int  # with 'distance' a code is as wide as a token
     logits: str = "linear"
     sharpness: float = 100.0
 
@@ -48,15 +47,15 @@ class GumbelQuantizer(nn.Module):
           diversity loss uses.
         """
         groups, entries = self.num_groups, self.num_entries
+        code_dim = x.shape[-1] if self.logits == "distance" else self.code_dim
         # Centred, unlike fairseq's [0, 1): there all codes share a direction at first, and the task
         # is slow to start.
         codebook = self.param(
-            "codebook", nn.initializers.normal(1.0), (groups, entries, self.code_dim // groups)
+            "codebook", nn.initializers.normal(1.0), (groups, entries, code_dim // groups)
         )
         x = x.astype(jnp.float32)
         if self.logits == "distance":
-            looked_up = nn.Dense(self.code_dim, name="lookup")(x)
-            logits = -self.sharpness * mean_squared_difference(looked_up, codebook)
+            logits = -self.sharpness * mean_squared_difference(x, codebook)
         else:
             dense = nn.Dense(
                 groups * entries, kernel_init=nn.initializers.normal(1.0), name="logits"
@@ -78,7 +77,7 @@ class GumbelQuantizer(nn.Module):
             "perplexity": entropy_perplexity((hard * share).sum((0, 1))),
             "soft_perplexity": entropy_perplexity((jax.nn.softmax(logits) * share).sum((0, 1))),
         }
-        return codes.reshape(*x.shape[:-1], self.code_dim), statistics
+        return codes.reshape(*x.shape[:-1], code_dim), statistics
 
 
 def mean_squared_difference(x, codebook):

@@ -44,7 +44,7 @@ class ObjectiveSpec:
     def __post_init__(self):
         if self.target not in TARGETS:
             raise ValueError(f"config.target = {self.target!r}: choose one of {TARGETS}")
-        if self.code_dim % self.num_groups:
+        if self.code_logits == "linear" and self.code_dim % self.num_groups:
             raise ValueError(
                 f"config.quantizer.code_dim = {self.code_dim} is not divisible by "
                 f"config.quantizer.num_groups = {self.num_groups}"
@@ -89,6 +89,11 @@ class Wav2Vec2(nn.Module):
             "mask_embedding", nn.initializers.uniform(1.0), (spec.feature_dim,)
         )
         if objective.target == "gumbel":
+            if objective.code_logits == "distance" and spec.feature_dim % objective.num_groups:
+                raise ValueError(
+                    f"config.conformer.feature_dim = {spec.feature_dim} is not divisible by "
+                    f"config.quantizer.num_groups = {objective.num_groups}"
+                )
             self.quantizer = GumbelQuantizer(
                 objective.num_groups,
                 objective.num_entries,

@@ -1,5 +1,4 @@
-"""A codebook that starts from the clips: the centres of k-means of their tokens, in the principal
-components of these."""
+"""A codebook that starts from the clips: the centres of k-means of their tokens."""
 
 import logging
 import warnings
@@ -19,12 +18,10 @@ _PASSES = 10
 
 
 def from_clips(config, state, batches):
-    """The state with a quantizer that looks tokens up in their principal components, all of the
-    same variance, and with the centres of k-means as entries (SoundStream, Zeghidour et al. 2021,
-    section III-C).
+    """The state with a codebook in which each group's entries are the centres of its share of the
+    tokens that the encoder makes at the start (SoundStream, Zeghidour et al. 2021, section III-C).
 
-    Codes are then in use from the first step, evenly. Without the equal variance they would tell
-    little but how loud and how bright a token is, which is most of what tokens vary in.
+    Codes are then in use from the first step, evenly, and lie where tokens are.
 
     Args:
       config: of the run.
@@ -46,30 +43,13 @@ def from_clips(config, state, batches):
 
     def measured():
         found = tokens(state.model, makes, *batches(), most=most, seed=config.seed)
-        lookup = components(found, settings.code_dim, settings.num_groups)
-        parts = np.split(found @ lookup["kernel"] + lookup["bias"], settings.num_groups, axis=1)
-        book = [centres(part, settings.num_entries, config.seed) for part in parts]
-        return {"lookup": lookup, "codebook": np.stack(book)}
+        parts = np.split(found, settings.num_groups, axis=1)
+        return np.stack([centres(part, settings.num_entries, config.seed) for part in parts])
 
-    old = state.params["quantizer"]
-    new = distributed.arrays_of_first(measured, old)
-    new = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), old, new)
-    return state.with_params({**state.params, "quantizer": new})
-
-
-def components(tokens, count: int, groups: int) -> dict[str, np.ndarray]:
-    """The layer that makes `count` numbers of variance 1 of tokens [n, F], their first principal
-    components, dealt out to the groups: `kernel` [F, count], `bias` [count] float32.
-
-    Where F is less than `count`, the first components come again.
-    """
-    mean = tokens.mean(0, dtype=np.float64)
-    variance, directions = np.linalg.eigh(np.cov(tokens - mean, rowvar=False))
-    scale = 1 / np.sqrt(np.maximum(variance, 1e-4 * variance.max() + 1e-12))
-    kernel = (directions * scale)[:, ::-1]  # from the largest variance on
-    dealt = np.arange(count).reshape(-1, groups).T.ravel() % kernel.shape[1]
-    kernel = kernel[:, dealt]
-    return {"kernel": kernel.astype(np.float32), "bias": (-mean @ kernel).astype(np.float32)}
+    old = state.params["quantizer"]["codebook"]
+    book = distributed.array_of_first(measured, old.shape)
+    quantizer = {**state.params["quantizer"], "codebook": jax.device_put(book, old.sharding)}
+    return state.with_params({**state.params, "quantizer": quantizer})
 
 
 def centres(tokens, count: int, seed: int) -> np.ndarray:

@@ -97,15 +97,12 @@ def on_first(function):
     return answer["result"]
 
 
-def arrays_of_first(function, like):
-    """`on_first` of a function that returns a tree of float32 arrays, as `like` has them in shape;
-    not as JSON, for they may be large."""
+def array_of_first(function, shape) -> np.ndarray:
+    """`on_first` of a function that returns float32 of this shape; not as JSON, it may be large."""
     found = []
     on_first(lambda: found.append(function()))
-    if jax.process_count() == 1:
-        return found[0]
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like)
-    return multihost_utils.broadcast_one_to_all(found[0] if found else zeros)
+    mine = found[0] if found else np.zeros(shape, np.float32)
+    return mine if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(mine)
 
 
 def same_on_all(function, digest_of, what: str):

@@ -243,3 +243,13 @@ def test_unknown_target_and_uneven_codes_are_refused():
         ObjectiveSpec(target="quantized")
     with pytest.raises(ValueError, match=r"config\.quantizer\.code_dim"):
         ObjectiveSpec(code_dim=255)
+
+
+def test_tokens_that_do_not_divide_into_groups_are_refused():
+    model = Wav2Vec2(
+        FEATURES,
+        dataclasses.replace(ENCODER, feature_dim=15),
+        ObjectiveSpec(target="gumbel", num_groups=2, code_dim=4, code_logits="distance"),
+    )
+    with pytest.raises(ValueError, match=r"feature_dim = 15 is not divisible by .*num_groups = 2"):
+        model.init(jax.random.key(0), jnp.zeros((1, 8000)), jnp.full(1, 8000), None, train=False)

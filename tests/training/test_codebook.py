@@ -21,21 +21,6 @@ def test_centres_are_those_of_the_clusters():
     np.testing.assert_array_equal(found, codebook.centres(tokens.astype(np.float32), 20, seed=1))
 
 
-def test_components_have_the_same_variance_and_are_dealt_out():
-    rng = np.random.default_rng(0)
-    hidden = rng.standard_normal((5000, 6)) * [9, 5, 3, 2, 1, 0.5]
-    tokens = (hidden @ rng.standard_normal((6, 10)) + 4).astype(np.float32)
-    found = codebook.components(tokens, 6, 2)
-    looked_up = tokens @ found["kernel"] + found["bias"]
-    np.testing.assert_allclose(looked_up.mean(0), 0, atol=1e-2)
-    np.testing.assert_allclose(np.cov(looked_up.T), np.eye(6), atol=1e-2)
-    weight = np.linalg.norm(found["kernel"], axis=0)  # the smaller the variance, the larger
-    np.testing.assert_array_equal(weight.argsort(), [0, 3, 1, 4, 2, 5])
-    again = codebook.components(tokens, 20, 2)["kernel"]
-    assert again.shape == (10, 20)
-    assert np.isfinite(again).all()
-
-
 def test_silence_takes_one_entry_and_too_few_tokens_are_said(caplog):
     tokens = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
     tokens[:80] = 0.0
@@ -68,7 +53,7 @@ def test_a_run_starts_with_a_codebook_that_is_in_use(trained):
 
     params = checkpoint.read_item(workdir / "checkpoints" / "0" / "params")
     book = params["quantizer"]["codebook"]
-    assert book.shape == (2, 16, config.quantizer.code_dim // 2)
+    assert book.shape == (2, 16, config.conformer.feature_dim // 2)
     config, _, report, data = opening.open_run(config, workdir)
     batches = statistics.clip_batches(config, data.train, report)
     makes = {name: params["encoder"][name] for name in ("stack", "token_norm")}
@@ -76,8 +61,6 @@ def test_a_run_starts_with_a_codebook_that_is_in_use(trained):
     tokens = codebook.tokens(model, makes, *batches, most=10_000, seed=0)
     few = statistics.clip_batches(config, data.train, report)
     assert 90 <= len(codebook.tokens(model, makes, *few, most=90, seed=0)) < 110 < len(tokens)
-    lookup = params["quantizer"]["lookup"]
-    tokens = tokens @ lookup["kernel"] + lookup["bias"]
     for part, entries in zip(np.split(tokens, 2, axis=1), book, strict=True):
         squares = np.square(part[:, None] - entries).mean(-1)
         use = np.bincount(squares.argmin(1), minlength=16) / len(part)
