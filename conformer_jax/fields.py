@@ -117,7 +117,7 @@ q.num_entries = Within(320, least=2, most=65536)  # V, entries of each group (wa
 # is near (VQ-VAE, van den Oord et al. 2017).
 q.logits = OneOf("linear", "distance")
 # With 'distance': what the mean squared difference is multiplied with (ours).
-q.sharpness = Within(100.0, above=0, most=10_000)
+q.sharpness = Within(30.0, above=0, most=10_000)
 # Where the codebook starts: 'random' (wav2vec 2.0), or with 'distance' 'clusters', the centres of
 # k-means of the clips' tokens (SoundStream, Zeghidour et al. 2021).
 q.init = OneOf("random", "clusters")

@@ -28,7 +28,7 @@ class GumbelQuantizer(nn.Module):
     num_entries: int
     code_dim: int  # with 'distance' a code is as wide as a token
     logits: str = "linear"
-    sharpness: float = 100.0
+    sharpness: float = 30.0
 
     @nn.compact
     def __call__(self, x, weights, keys, *, temperature, train: bool):

@@ -36,7 +36,7 @@ class ObjectiveSpec:
     num_entries: int = 320
     code_dim: int = 256
     code_logits: str = "linear"
-    sharpness: float = 100.0
+    sharpness: float = 30.0
     temperature_start: float = 2.0
     temperature_end: float = 0.5
     anneal_steps: float = 280_000.0
