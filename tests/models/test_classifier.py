@@ -148,6 +148,9 @@ def test_crops_are_spread_over_the_clip_and_silence_counts_nowhere():
     np.testing.assert_array_equal(np.asarray(seen).sum(-1).reshape(5, 5)[2:, 0], [20, 7, 0])
     third = [1 / 3, 1 / 3, 1 / 3, 0, 0]
     np.testing.assert_allclose(weights, [third, *[[0.2] * 5] * 4], rtol=1e-6)
+    few = cut_crops(features[:, :9], valid[:, :9], count=2, length=20, low=np.full(3, -8.0))
+    assert few[0].shape == (10, 20, 3)  # filled up where there are fewer frames than a crop has
+    np.testing.assert_array_equal(np.asarray(few[1]).sum(-1), np.repeat([9, 9, 9, 7, 0], 2))
 
 
 @pytest.mark.parametrize("pooling", ["statistics", "attention"])
