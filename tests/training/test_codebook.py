@@ -6,7 +6,7 @@ import pytest
 from configs import pretrain
 from conformer_jax.errors import UserError
 from conformer_jax.steps import masked_contrast
-from conformer_jax.training import codebook, loop, opening, statistics
+from conformer_jax.training import checkpoint, codebook, loop, opening, statistics
 
 
 def test_centres_are_those_of_the_clusters():
@@ -41,6 +41,8 @@ def trained(tmp_path_factory):
     config = pretrain.get_config("smoke")
     config.update(target="gumbel")
     config.quantizer.num_entries = 16
+    config.conformer.kernel_sizes = (3,)
+    config.synthetic.update(num_train=64, num_eval=8)
     config.train.num_steps = 0
     loop.train_and_evaluate(config, workdir)
     return config, workdir
@@ -49,8 +51,6 @@ def trained(tmp_path_factory):
 def test_a_run_starts_with_a_codebook_that_is_in_use(trained):
     """Each token lies near an entry, and nearly all entries are some token's nearest."""
     config, workdir = trained
-    from conformer_jax.training import checkpoint
-
     params = checkpoint.read_item(workdir / "checkpoints" / "0" / "params")
     book = params["quantizer"]["codebook"]
     assert book.shape == (2, 16, config.conformer.feature_dim // 2)
