@@ -7,7 +7,7 @@
     :esc50                          ESC-50 fold 1, from the encoder that comes with the package;
                                     needs --config.data.manifest=FILE with a fold column, or
                                     --config.data.prepared=DIR
-    :esc50_long                     the same in 200 passes over short, mixed crops; hours
+    :esc50_long                     200 passes over short, mixed crops: hours, never run to its end
     :hear                           as the benchmark HEAR judges the frozen encoder: a shallow
                                     network on its embeddings, the best of a grid
     :audioset, :audioset20k, :mtat, :kinetics, :us8k, :fsd50k
@@ -133,8 +133,8 @@ def esc50_long(config):
     """ESC-50 as the literature fine-tunes small models: many passes over short crops, two classes
     mixed (EnvNet-v2, Tokozume et al. 2018), layer decay, five crops a clip in evaluation.
 
-    Dropout and SpecAugment are left out: they change the statistics that the probe's head reads, and
-    what it knew was lost in the first steps (docs/results.md). From scratch it needs a learning
+    Dropout and SpecAugment are left out: they change the statistics that the probe's head reads,
+    and what it knew was lost in the first steps (docs/results.md). From scratch it needs a learning
     rate and a length of its own: --config.init_from='' and --config.classifier.init=random.
     """
     esc50(config)
