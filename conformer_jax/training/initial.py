@@ -42,7 +42,7 @@ def start(
       checkpoints: of its workdir.
       every_clip: () -> batches of all training clips and their number, for a head that starts as
         a linear probe.
-      some_clips: () -> batches of a sample of them and its number, for a codebook that starts from clusters.
+      some_clips: () -> batches of a sample of them and its number, for a codebook from clusters.
       key: of the parameters from scratch.
 
     Raises:
