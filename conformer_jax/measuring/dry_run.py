@@ -42,11 +42,10 @@ def describe(config) -> str:
     lines.append(f"clips: {len(source)} to train on, {len(data.held_out)} held out")
     lines += [f"batch: {k} {v.dtype} {list(v.shape)}" for k, v in batch.items()]
     lines.append(_memory(step, state))
-    forward = flops.forward_flops(state.model, spec.num_samples)
     whole = flops.train_step_flops(state.model, spec.num_samples, spec.batch_size)
     lines.append(
         f"matrix products: {whole / 1e9:.1f} GFLOP a training step "
-        f"({forward / 1e9:.2f} a clip forward)"
+        f"({whole / 3e9 / spec.batch_size:.2f} a clip forward)"
     )
     return "\n".join(lines)
 

@@ -15,13 +15,15 @@ class Window:
     Args:
       model: a step of it is counted in FLOPs.
       spec: host_loader.LoaderSpec, for the clips of a step.
-      clip_s: s, length of one.
+      clip_s: s, length of one, of which a model with crop_frames hears that much.
       sums: of the steps before this process, where it goes on inside a window; else None.
     """
 
     def __init__(self, model, spec, clip_s: float, sums=None):
         self.sums = sums
-        self._clips, self._clip_s = spec.batch_size, clip_s
+        crop = getattr(model, "crop_frames", 0) * model.features.hop_length
+        self._heard_s = crop / model.features.sample_rate if crop else clip_s
+        self._clips = spec.batch_size
         self._flops = flops.train_step_flops(model, spec.num_samples, spec.batch_size)
         self._begun = time.perf_counter()
         self._compiling = True  # the first window holds the compilation and tells no speed
@@ -50,7 +52,7 @@ class Window:
 
     def _speed(self, steps, seconds):
         clips = self._clips * steps / max(seconds, 1e-9)
-        speed = {"clips_per_s": clips, "audio_hours_per_s": clips * self._clip_s / 3600}
+        speed = {"clips_per_s": clips, "audio_hours_per_s": clips * self._heard_s / 3600}
         if peak := flops.peak_flops():
             speed["mfu"] = self._flops * steps / seconds / peak
         return speed

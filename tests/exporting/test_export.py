@@ -117,6 +117,9 @@ def test_every_pooling_and_front_end_has_its_graph(
     wanted = jax.jit(lambda *args: model(*args))(audio, counts)
     for name in wanted:
         np.testing.assert_allclose(found[name], wanted[name], atol=2e-5, err_msg=name)
+    about = onnx_file.described(tmp_path / "m.onnx")
+    assert about.get("crops", 0) == crops.get("crops", 0)
+    assert about.get("crop_s", 0) == pytest.approx(0.08 if crops else 0)
 
 
 def test_a_file_that_differs_is_not_left(folder, tmp_path, monkeypatch, capsys):
