@@ -184,6 +184,21 @@ def test_a_head_from_the_probe_begins_where_the_probe_ends(config, probed, tmp_p
     assert result.held_out["accuracy"] == probed[1].held_out["accuracy"]
 
 
+def test_a_head_from_the_probe_of_crops_hears_them_likewise(config, probed, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.classifier.update(crop_s=0.2, crops=2)
+    ended = frozen.evaluate(config, tmp_path / "probe")
+    config.update(task="finetune")
+    config.classifier.init = "probe"
+    loop.train_and_evaluate(config, tmp_path / "tuned")
+    begun, ended, whole = (
+        predictions.load(d / "predictions.npz").logits
+        for d in (tmp_path / "tuned", tmp_path / "probe", probed[0])
+    )
+    np.testing.assert_allclose(begun, ended, atol=1e-4)
+    assert np.abs(ended - whole).max() > 0.01
+
+
 def test_neighbours_share_the_probe_s_program(config, probed, tmp_path):
     config = config.copy_and_resolve_references()
     config.task = "knn"
