@@ -51,6 +51,13 @@ def _parser():
         help="list the rows of another manifest, too, such as that of labelled files beside "
         "annotated recordings; of a file that is listed already, none",
     )
+    parser.add_argument(
+        "--segment",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="list longer recordings as parts of so many seconds, such as 10, each one clip",
+    )
     return parser
 
 
@@ -68,6 +75,7 @@ def main(argv=None) -> int:
                 args.group,
                 annotated,
                 args.add,
+                args.segment,
             )
         )
     except DataError as e:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from conformer_jax import manifest
+from conformer_jax.data import folder, folder_summary
 from conformer_jax.data.manifest import read_manifest
 
 
@@ -213,3 +215,63 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path, capsys, monkeypatch):
     assert f"cannot write {tmp_path}/manifest.csv: No space left on device" in said
     assert (tmp_path / "manifest.csv").read_text() == "path\nold.wav\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.csv", "rain"]
+
+
+def long_recordings(folder, seconds):
+    for name, length in seconds.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        sound = np.sin(np.arange(round(length * 8000)) ** 1.5 / 900).astype(np.float32)
+        soundfile.write(folder / name, 0.5 * sound, 8000)
+
+
+def test_long_recordings_are_cut_into_clips_of_one_fold_each(tmp_path, capsys):
+    long_recordings(tmp_path, {"pond/a.wav": 34.6, "pond/b.flac": 14.9, "wood/c.wav": 35.4})
+    assert manifest.main([str(tmp_path), "--segment=10", "--folds=2"]) == 0
+    said = capsys.readouterr().out
+    assert "files       3, 0.02 h" in said
+    assert "parts       8, of about 10 s" in said
+    listed = table(tmp_path / "manifest.csv")
+    ends = [
+        (row["path"], row["start"], row["end"]) for row in listed if row["path"] != "pond/b.flac"
+    ]
+    assert ends == [
+        ("pond/a.wav", "0.000000", "10.000000"),
+        ("pond/a.wav", "10.000000", "20.000000"),
+        ("pond/a.wav", "20.000000", "34.600000"),  # rather than a clip of less than half
+        *[("wood/c.wav", f"{at}.000000", f"{at + 10}.000000") for at in (0, 10, 20)],
+        ("wood/c.wav", "30.000000", "35.400000"),
+    ]
+    whole = [row for row in listed if row["path"] == "pond/b.flac"]
+    assert [(row["start"], row["end"]) for row in whole] == [("", "")]
+    for name in ("pond/a.wav", "wood/c.wav"):
+        assert len({row["fold"] for row in listed if row["path"] == name}) == 1
+    assert {row["label"] for row in listed} == {"pond", "wood"}
+    rows = read_manifest(tmp_path / "manifest.csv")
+    assert [(row.start, row.end) for row in rows if row.name.startswith("pond/b")] == [(0.0, None)]
+
+
+def test_what_cannot_be_cut_is_said(tmp_path, capsys):
+    long_recordings(tmp_path, {"a.wav": 3.0})
+    (tmp_path / "a.txt").write_text("0\t1\tfrog\n")
+    for wrong in (
+        ["--segment=0.5"],
+        ["--segment=-1"],
+        ["--segment=nan"],
+        ["--segment=10", "--annotations=audacity"],
+    ):
+        assert manifest.main([str(tmp_path), *wrong]) == 1
+        assert capsys.readouterr().err.startswith("error: --segment=")
+    assert not (tmp_path / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "clips", "variant", "cut"),
+    [(2, 100, "tiny_clip", False), (1, 100, "tiny", False), (2, 99, "tiny", True)],
+)
+def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, cut):
+    sounds = [folder._Sound(f"{i % files}.wav", (), 60.0) for i in range(clips)]
+    said = "\n".join(
+        folder_summary.advice("m.csv", [folder._Clip(s, ()) for s in sounds], 0, again=False)
+    )
+    assert f"--config=configs/pretrain.py:{variant} --config.data.manifest=m.csv" in said
+    assert ("--segment=10" in said) == cut

@@ -1,24 +1,21 @@
 """Makes a manifest of the audio files below a folder."""
 
-import collections
 import concurrent.futures
 import contextlib
 import csv
 import errno
 import os
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from conformer_jax.data import folder_summary as summary
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
-from conformer_jax.data.labels import slips
 from conformer_jax.data.manifest import join_labels, read_manifest, read_records
-from conformer_jax.data.tree import ADVICE, find, is_text
+from conformer_jax.data.tree import find
 
-_SHOWN = 8  # names in a list of the summary
-_CLASSES = 20
+_SHORTEST_S = 1.0  # of a part
 
 
 class _Sound(NamedTuple):
@@ -52,7 +49,14 @@ class Annotated(NamedTuple):
 
 
 def write_manifest(
-    folder, output=None, folds=0, label_from="parent", group=None, annotated=None, add=None
+    folder,
+    output=None,
+    folds=0,
+    label_from="parent",
+    group=None,
+    annotated=None,
+    add=None,
+    segment=0.0,
 ) -> str:
     """Writes a manifest of the audio below `folder`; returns a summary to print.
 
@@ -71,46 +75,72 @@ def write_manifest(
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
+      segment: s; a longer file becomes as many rows as it has parts of this length, those of one
+        in one fold; 0: whole files.
 
     Raises:
       DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
-        or `output` may not be written.
+        annotated recordings that are to be cut, or `output` may not be written.
       OSError: it cannot be, because the disk is full or broken; what was there before is kept.
     """
     folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
+    if segment and (annotated or not segment >= _SHORTEST_S):
+        raise DataError(
+            f"--segment={segment:g}: "
+            + ("annotations say where the parts begin and end" if annotated else "a second or more")
+        )
     found, sounds, unreadable = _listen(folder, output, unreadable_list)
-    texts, by_extension = _kinds(unreadable)
+    texts, by_extension = summary.kinds(unreadable)
     tables, told = 0, []
     if annotated:
         clips, tables, told = _annotated_parts(folder, output, sounds, annotated)
     else:
-        clips = [_Clip(s, tuple(filter(None, [_label(s.folders, label_from)]))) for s in sounds]
-    if clips and not told:
-        told = list(_contents(sounds, [_first(clip) for clip in clips], label_from))
+        names = [summary.folder_label(sound.folders, label_from) for sound in sounds]
+        clips = [
+            _Clip(sound, (name,) if name else ()) for sound, name in zip(sounds, names, strict=True)
+        ]
+        told = [*summary.contents(sounds, names, label_from)] if sounds else []
+        if segment:
+            clips = [part for clip in clips for part in _parts(clip, segment)]
+            told.append(f"  parts       {len(clips)}, of about {segment:g} s")
     if add and clips:
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
-        told += _in_all(clips, len(more), add)
-    labels = [_first(clip) for clip in clips]
+        told += summary.in_all(clips, len(more), add)
+    labels = [summary.first_label(clip) for clip in clips]
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
-    reasons = [(_spelled(path, output.parent), reason) for path, reason in unreadable]
+    reasons = [(summary.spelled(path, output.parent), reason) for path, reason in unreadable]
     if reasons:
         _replace(unreadable_list, ("path", "reason"), reasons)
     else:
         with contextlib.suppress(OSError):  # of an earlier run
             unreadable_list.unlink(missing_ok=True)
     if not rows:
-        raise DataError(f"{folder} contains no readable audio{_why(unreadable_list, by_extension)}")
+        raise DataError(
+            f"{folder} contains no readable audio{summary.why_none(unreadable_list, by_extension)}"
+        )
     _replace(output, columns, rows)
 
     lines = [
         f"Wrote {output}",
         *told,
-        *_single(clips),
-        *_left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
-        *(_folds(folds, labels, dealt, grouped) if folds else ()),
-        *_advice(output, clips, folds, again=bool(add)),
+        *summary.single(clips),
+        *summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
+        *(summary.dealt_folds(folds, labels, dealt, grouped) if folds else ()),
+        *summary.advice(output, clips, folds, again=bool(add)),
     ]
     return "\n".join(lines)
+
+
+def _parts(clip, segment):
+    """A clip as parts of `segment` s, the last of which is up to half shorter or longer."""
+    count = max(round(clip.sound.seconds / segment), 1)
+    if count == 1:
+        return [clip]
+    ends = [*(segment * i for i in range(1, count)), clip.sound.seconds]
+    return [
+        clip._replace(start=start, end=end)
+        for start, end in zip([0.0, *ends[:-1]], ends, strict=True)
+    ]
 
 
 def _table(clips, output, folds, group):
@@ -126,34 +156,13 @@ def _table(clips, output, folds, group):
         together = grouped
         if parts:
             together = [of or name for of, name in zip(grouped, names, strict=True)]
-        dealt = deal(names, [_first(clip) for clip in clips], together, folds)
+        dealt = deal(names, [summary.first_label(clip) for clip in clips], together, folds)
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
         row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
     return columns, rows, dealt, grouped
-
-
-def _kinds(unreadable):
-    """Texts among what cannot be read, and how many of the rest there are of each extension."""
-    texts = {path for path, _ in unreadable if is_text(path)}
-    rest = [path for path, _ in unreadable if path not in texts]
-    return texts, collections.Counter(path.suffix.lower() or "no extension" for path in rest)
-
-
-def _why(unreadable_list, by_extension):
-    """Why nothing is listed, as far as it is known."""
-    if not unreadable_list.exists():
-        return ""
-    kinds = ", ".join(f"{n} {kind}" for kind, n in by_extension.most_common(_SHOWN))
-    return f"; {f'{kinds}; ' if kinds else ''}what it contains is listed in {unreadable_list}"
-
-
-def _in_all(clips, added, other):
-    classes = sorted({label for clip in clips for label in clip.labels})
-    yield f"  added       {added} rows of {other}"
-    yield f"  in all      {len(clips)} rows, {len(classes)} classes: {_some(classes)}"
 
 
 def _bounds(clip):
@@ -183,11 +192,6 @@ def _added(other, output, listed):
     return clips
 
 
-def _first(clip):
-    """The label that a clip counts for."""
-    return next(iter(clip.labels), "")
-
-
 def _annotated_parts(folder, output, sounds, annotated):
     """The annotated parts of sounds, how many files of annotations, and what is to be said."""
     paths = [Path(os.path.normpath(output.parent / sound.name)) for sound in sounds]
@@ -215,7 +219,7 @@ def _annotated_parts(folder, output, sounds, annotated):
             f"  several     {several} parts have more than one label: train with "
             "--config.classifier.multi_label=True"
         )
-    return clips, read.tables, [*told, f"  classes     {len(classes)}: {_some(classes)}"]
+    return clips, read.tables, [*told, f"  classes     {len(classes)}: {summary.some(classes)}"]
 
 
 def _check(folder, output, folds, label_from, group):
@@ -268,15 +272,6 @@ def _length_or_reason(path) -> tuple[int, int] | str:
         return "file name is not UTF-8"
 
 
-def _label(folders, label_from) -> str:
-    if label_from == "none" or not folders:
-        return ""
-    if label_from == "parent":
-        return folders[-1].strip()
-    level = 1 if label_from == "top" else int(label_from)
-    return folders[level - 1].strip() if level <= len(folders) else ""
-
-
 def _groups(group, output, names):
     """The column to write and the group of each file."""
     if output.exists():
@@ -285,94 +280,6 @@ def _groups(group, output, names):
             of_name = {record["path"]: (record[group] or "").strip() for record in records}
             return group, [of_name.get(name) or None for name in names]
     return "group", groups_by_pattern(group, names)
-
-
-def _contents(sounds, labels, label_from):
-    """What is listed, and whether other folders could be meant as the classes."""
-    classes = sorted(set(labels) - {""})
-    yield f"  files       {len(sounds)}, {sum(sound.seconds for sound in sounds) / 3600:.2f} h"
-    yield f"  classes     {len(classes)}" + (f": {_some(classes, _CLASSES)}" if classes else "")
-    if label_from == "none":
-        return
-    depth = max(len(sound.folders) for sound in sounds)
-    told = [labels]
-    for other in ("parent", "top", *map(str, range(2, min(depth, 5) + 1))):
-        others = [_label(sound.folders, other) for sound in sounds]
-        names = sorted(set(others) - {""})
-        if names and others not in told:
-            yield f"              --label_from={other} would give {len(names)}: {_some(names)}"
-        told.append(others)
-    if len(classes) == 1:
-        yield "  WARNING     one class only: a classifier needs two, each in a subfolder of its own"
-
-
-def _single(clips):
-    counts = collections.Counter(label for clip in clips for label in clip.labels)
-    if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
-        yield f"  WARNING     one clip alone, from which little is learned: {_some(once)}"
-        yield from slips(once[:_SHOWN], counts)
-
-
-def _left_out(folder, found, by_extension, num_texts, unreadable_list):
-    """What is not listed, the commonest kinds first, and what would read them."""
-    where = f", see {unreadable_list}" if by_extension else ""
-    yield f"  unreadable  {by_extension.total()}{where}"
-    for kind, count in by_extension.most_common(_SHOWN):
-        yield f"              {count} {kind}: {ADVICE.get(kind, 'the list says why')}"
-    if num_texts:
-        yield f"  texts       {num_texts}, passed over"
-    if found.repeated:
-        names = _some([_spelled(path, folder) for path in found.repeated])
-        yield f"  links       {len(found.repeated)} to folders that are listed already: {names}"
-
-
-def _folds(folds, labels, dealt, grouped):
-    counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
-    sizes = collections.Counter(counted)
-    what = "labelled files" if any(labels) else "files"
-    groups = len({group for group in grouped if group is not None})
-    yield (
-        f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
-        + (f"; {groups} groups, each in one fold" if groups else "")
-    )
-    folds_of = collections.defaultdict(set)
-    for label, fold in zip(labels, dealt, strict=True):
-        folds_of[label].add(fold)
-    if few := sorted(label for label, of in folds_of.items() if label and len(of) < folds):
-        yield f"  WARNING     not in every fold, for want of files or groups: {_some(few)}"
-
-
-def _advice(manifest, clips, folds, again):
-    """The commands to type next: labels are worth a look at once, hours of sound a pre-training.
-    again: whether a model was made of some of the clips before, whose folder is no other's."""
-    data = shlex.quote(f"--config.data.manifest={manifest}")
-    if len({label for clip in clips for label in clip.labels}) > 1:
-        module = "cross_validate" if folds else "main"
-        yield (
-            f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
-            f"--config=configs/finetune.py:probe {data}"
-            + (" --workdir=runs/probe_2" if again else "")
-        )
-    if len({label for clip in clips for label in clip.labels}) > 1 and not _long(clips):
-        return
-    yield (
-        "Next, with an hour of sound or more: python -m conformer_jax.main "
-        f"--config=configs/pretrain.py:tiny {data}"
-    )
-
-
-def _long(clips):
-    return sum(clip.seconds for clip in clips) >= 3600
-
-
-def _some(names, most=_SHOWN) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _spelled(path, start) -> str:
-    """A path below `start`, whatever bytes it is made of, as text."""
-    name = Path(os.path.relpath(path, start)).as_posix()
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _replace(path, columns, rows) -> None:
