@@ -84,36 +84,20 @@ def write_manifest(
       OSError: it cannot be, because the disk is full or broken; what was there before is kept.
     """
     folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
-    if segment and (annotated or not segment >= _SHORTEST_S):
-        raise DataError(
-            f"--segment={segment:g}: "
-            + ("annotations say where the parts begin and end" if annotated else "a second or more")
-        )
+    _check_segment(segment, annotated)
     found, sounds, unreadable = _listen(folder, output, unreadable_list)
     texts, by_extension = summary.kinds(unreadable)
     tables, told = 0, []
     if annotated:
         clips, tables, told = _annotated_parts(folder, output, sounds, annotated)
     else:
-        names = [summary.folder_label(sound.folders, label_from) for sound in sounds]
-        clips = [
-            _Clip(sound, (name,) if name else ()) for sound, name in zip(sounds, names, strict=True)
-        ]
-        told = [*summary.contents(sounds, names, label_from)] if sounds else []
-        if segment:
-            clips = [part for clip in clips for part in _parts(clip, segment)]
-            told.append(f"  parts       {len(clips)}, of about {segment:g} s")
+        clips, told = _whole_files(sounds, label_from, segment)
     if add and clips:
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
     labels = [summary.first_label(clip) for clip in clips]
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
-    reasons = [(summary.spelled(path, output.parent), reason) for path, reason in unreadable]
-    if reasons:
-        _replace(unreadable_list, ("path", "reason"), reasons)
-    else:
-        with contextlib.suppress(OSError):  # of an earlier run
-            unreadable_list.unlink(missing_ok=True)
+    _list_unreadable(unreadable, unreadable_list)
     if not rows:
         raise DataError(
             f"{folder} contains no readable audio{summary.why_none(unreadable_list, by_extension)}"
@@ -129,6 +113,17 @@ def write_manifest(
         *summary.advice(output, clips, folds, again=bool(add)),
     ]
     return "\n".join(lines)
+
+
+def _whole_files(sounds, label_from, segment):
+    """Clips of whole files, or of parts of long ones, and what is to be said."""
+    names = [summary.folder_label(sound.folders, label_from) for sound in sounds]
+    clips = [_Clip(s, (name,) if name else ()) for s, name in zip(sounds, names, strict=True)]
+    told = [*summary.contents(sounds, names, label_from)] if sounds else []
+    if segment:
+        clips = [part for clip in clips for part in _parts(clip, segment)]
+        told.append(f"  parts       {len(clips)}, of about {segment:g} s")
+    return clips, told
 
 
 def _parts(clip, segment):
@@ -242,6 +237,13 @@ def _check(folder, output, folds, label_from, group):
     return folder, output, output.with_name(f"{output.stem}_unreadable.csv")
 
 
+def _check_segment(segment, annotated):
+    if annotated and segment:
+        raise DataError(f"--segment={segment:g}: annotations say where parts begin and end")
+    if segment and not segment >= _SHORTEST_S:
+        raise DataError(f"--segment={segment:g}: a second or more")
+
+
 def _listen(folder, output, unreadable_list):
     """What was found; of it the sounds; and (path, reason) of the rest."""
     statistics = output.with_name(output.name + ".statistics.json")
@@ -260,6 +262,16 @@ def _listen(folder, output, unreadable_list):
             folders = path.relative_to(folder).parts[:-1]
             sounds.append(_Sound(name, folders, length[0] / length[1]))
     return found, sounds, unreadable
+
+
+def _list_unreadable(unreadable, path):
+    """Writes (path, reason) of each; a list of an earlier run does not outlive its reasons."""
+    reasons = [(summary.spelled(file, path.parent), reason) for file, reason in unreadable]
+    if reasons:
+        _replace(path, ("path", "reason"), reasons)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _length_or_reason(path) -> tuple[int, int] | str:

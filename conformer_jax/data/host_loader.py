@@ -133,6 +133,8 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     rows = sampling.host_slice(batch_size, host, num_hosts)
     balance = _balance(source, spec) if spec.balanced else None
     members = _members(source, spec)
+    if spec.distinct:
+        _check_files(source)
 
     def plan(step):
         if members and balance is None:
@@ -147,6 +149,17 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
         return indices[rows], positions[rows], np.ones(batch_size // num_hosts, bool)
 
     return plan
+
+
+def _check_files(source):
+    """Raises DataError where no clip has another to be told from."""
+    files = map(source.whole, range(len(source)))
+    first = next(files, None)
+    if all(file == first for file in files):  # ends at the first that differs
+        raise DataError(
+            f"the {len(source)} clips to train on are of one file, and this objective tells clips "
+            f"of different files apart: add recordings, or set config.objective='wav2vec2'"
+        )
 
 
 def _members(source, spec):

@@ -259,6 +259,20 @@ def test_a_batch_says_of_which_file_a_clip_is(loader):
         np.testing.assert_array_equal(batch["file"][here], -1 - batch["index"][here] // 2)
 
 
+@LOADERS
+def test_clips_of_one_file_have_none_to_be_told_from(loader):
+    source = Ramps(6, ())
+    config = config_of(multi_label=False)
+    config.task, config.objective = "pretrain", "clip"
+    source.whole = lambda i: 7
+    with pytest.raises(DataError, match=r"the 6 clips to train on are of one file.*wav2vec2"):
+        take(loader, source, host_loader.loader_spec(config), steps=1)
+    source.whole = lambda i: i // 5
+    take(loader, source, host_loader.loader_spec(config), steps=1)
+    config.objective, source.whole = "wav2vec2", lambda i: 7
+    take(loader, source, host_loader.loader_spec(config), steps=1)
+
+
 def test_loud_samples_are_clipped_and_unlabelled_rows_left_out():
     class Loud(Ramps):
         def labels(self, i):
