@@ -67,7 +67,7 @@ def write_manifest(
       folder: to search.
       output: CSV to write (an existing one is replaced as a whole); None for manifest.csv in
         `folder`.
-      folds: fill `fold` with 1 to this many (`folds.deal`); 0 leaves it empty.
+      folds: fill `fold` with 1 to this many (`folds.deal`); 0: not.
       label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
         first below `folder`, '2', the second, and so on, or 'none'.
       group: files of one group come to lie in one fold. A column of the CSV that is replaced, or a
@@ -75,55 +75,50 @@ def write_manifest(
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
-      segment: s; a longer file becomes as many rows as it has parts of this length, those of one
-        in one fold; 0: whole files.
+      segment: s; longer files become a row a part of this length, those of one in one fold; 0: not.
 
     Raises:
       DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
-        annotated recordings that are to be cut, or `output` may not be written.
+        annotations and a segment, or `output` may not be written.
       OSError: it cannot be, because the disk is full or broken; what was there before is kept.
     """
     folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
     _check_segment(segment, annotated)
     found, sounds, unreadable = _listen(folder, output, unreadable_list)
-    texts, by_extension = summary.kinds(unreadable)
-    tables, told = 0, []
     if annotated:
         clips, tables, told = _annotated_parts(folder, output, sounds, annotated)
     else:
-        clips, told = _whole_files(sounds, label_from, segment)
+        clips, tables, told = _whole_files(sounds, label_from, segment)
     if add and clips:
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
-    labels = [summary.first_label(clip) for clip in clips]
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
     _list_unreadable(unreadable, unreadable_list)
+    texts, by_extension = summary.kinds(unreadable)
     if not rows:
-        raise DataError(
-            f"{folder} contains no readable audio{summary.why_none(unreadable_list, by_extension)}"
-        )
+        why = summary.why_none(unreadable_list, by_extension)
+        raise DataError(f"{folder} contains no readable audio{why}")
     _replace(output, columns, rows)
-
     lines = [
         f"Wrote {output}",
         *told,
         *summary.single(clips),
         *summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
-        *(summary.dealt_folds(folds, labels, dealt, grouped) if folds else ()),
+        *(summary.dealt_folds(folds, clips, dealt, grouped) if folds else ()),
         *summary.advice(output, clips, folds, again=bool(add)),
     ]
     return "\n".join(lines)
 
 
 def _whole_files(sounds, label_from, segment):
-    """Clips of whole files, or of parts of long ones, and what is to be said."""
+    """Clips of whole files, or of parts of long ones; no annotations; what is to be said."""
     names = [summary.folder_label(sound.folders, label_from) for sound in sounds]
     clips = [_Clip(s, (name,) if name else ()) for s, name in zip(sounds, names, strict=True)]
     told = [*summary.contents(sounds, names, label_from)] if sounds else []
     if segment:
         clips = [part for clip in clips for part in _parts(clip, segment)]
         told.append(f"  parts       {len(clips)}, of about {segment:g} s")
-    return clips, told
+    return clips, 0, told
 
 
 def _parts(clip, segment):

@@ -58,7 +58,9 @@ def left_out(folder, found, by_extension, num_texts, unreadable_list):
         yield f"  links       {len(found.repeated)} to folders that are listed already: {names}"
 
 
-def dealt_folds(folds, labels, dealt, grouped):
+def dealt_folds(folds, clips, dealt, grouped):
+    """How many each fold has, and which labels it lacks."""
+    labels = [first_label(clip) for clip in clips]
     counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
     sizes = collections.Counter(counted)
     what = "labelled files" if any(labels) else "files"
