@@ -161,6 +161,14 @@ h.crop_s = Within(0.0, least=0, most=3600)
 # many stretches of crop_s, evenly spaced (EnvNet-v2, Tokozume et al. 2018: 10).
 h.crops = Within(0, least=0, most=100)
 
+# Labelled clips that each evaluation of a pre-training run tells by their nearest neighbours among
+# the others of them (training/monitor.py); no label reaches the training.
+_FIELDS.monitor = v = ml_collections.ConfigDict()
+v.manifest = ""  # with one label a clip; '' for none
+v.folds = ()  # values of its column `fold`, those alone: of a benchmark none that is reported
+v.neighbors = Within(20, least=1)
+v.temperature = Within(0.07, above=0, most=100)  # as probe.temperature
+
 # Linear probe, nearest neighbours and HEAR's network on frozen embeddings (evaluation/probe.py,
 # evaluation/mlp.py).
 _FIELDS.probe = b = ml_collections.ConfigDict()

@@ -18,6 +18,7 @@ _READ_BY = {
     "losses.diversity_weight": ("pretrain",),
     "losses.masked_weight": ("pretrain",),
     "losses.label_smoothing": ("finetune",),
+    "monitor": ("pretrain",),
     "classifier": _LABELLED,
     "probe": _LABELLED,
     "augment": ("finetune",),
@@ -62,6 +63,8 @@ def is_read(name: str, config: dict) -> bool:
     if section == "synthetic" and any(
         config["data"][given] for given in ("manifest", "tfds_name", "prepared")
     ):
+        return False
+    if section == "monitor" and not config["monitor"]["manifest"]:
         return False
     if name == "data.unlabelled" and not config["classifier"]["multi_label"]:
         return False

@@ -157,7 +157,7 @@ def _name(text, folder) -> str:
 
 def check_exists(path, field="manifest") -> None:
     """Raises the DataError of `read_manifest` for a file that is not there; field: of config.data,
-    for the message."""
+    or with its section, for the message."""
     try:
         os.stat(path)
     except OSError as e:
@@ -165,8 +165,9 @@ def check_exists(path, field="manifest") -> None:
 
 
 def _unreadable(path, error, field="manifest") -> str:
+    field = field if "." in field else f"data.{field}"
     return (
-        f"cannot read the manifest {path} (config.data.{field}): {error.strerror}; "
+        f"cannot read the manifest {path} (config.{field}): {error.strerror}; "
         "`python -m conformer_jax.manifest DIR` writes one for a folder of audio"
     )
 

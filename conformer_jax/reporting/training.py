@@ -42,6 +42,13 @@ _LEARNING_RATE = Panel(
 )
 _PRETRAIN = (
     Panel(
+        "Labelled clips told by neighbours",
+        "share that is right",
+        {"neighbors_accuracy": "all layers", "neighbors_accuracy_last": "last block"},
+        "What the encoder is worth for these labels, of which none reaches the training. Healthy: "
+        "it rises and levels off; where it falls while the loss does, too, take fewer steps.",
+    ),
+    Panel(
         "Contrastive accuracy",
         "share of masked tokens",
         {"contrastive_accuracy": ""},

@@ -33,6 +33,10 @@ _CLIP_PANELS = (
     ("effective rank, held out", ("effective_rank", "pooled_rank")),
     ("uniformity, held out", ("uniformity",)),
 )
+_LABELLED_PANEL = (
+    "labelled clips told by neighbours",
+    ("neighbors_accuracy", "neighbors_accuracy_last"),
+)
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
 
 
@@ -66,6 +70,8 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
     guess = heading.guess
     pretrain = guess is not None
     panels = _panels(guess)
+    if any(_LABELLED_PANEL[1][0] in record for record in records):
+        panels = [*panels, _LABELLED_PANEL]
     columns = 3 if len(panels) > 4 else 2
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), squeeze=False)
@@ -111,6 +117,7 @@ def _chance(guess, name, newest):
         "contrastive_accuracy": "chance_accuracy",
         "clip_accuracy": "clip_chance",
         "retrieval_at_1": "retrieval_chance",
+        "neighbors_accuracy": "neighbors_chance",
     }
     return newest.get(of.get(name))
 

@@ -13,6 +13,8 @@ from conformer_jax.training.clip_diagnostics import ClipGuess, Range
 
 # What is watched while a run goes on: it does not come back by itself.
 WATCHED = ("target_deviation", "code_perplexity", "finite", "embedding_deviation", "clips_paired")
+# A fall of `neighbors_accuracy` by no more is none: 400 clips cannot tell less.
+_NOISE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +166,39 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
 
 
 def memorising(guess: Guess, train: dict, held_out: dict) -> list[str]:
-    """A sentence where clips were learned by heart; train, held_out: the last records."""
-    if guess.clip is None:
+    """A sentence where clips were learned by heart, and one where labelled clips were told better
+    before; train, held_out: the last records."""
+    found = _overtrained(held_out)
+    if guess.clip is not None:
+        found += clip_diagnostics.memorising(guess.clip, train, held_out)
+    return found
+
+
+def _overtrained(record: dict) -> list[str]:
+    """A sentence where the labelled clips were told better by an earlier step."""
+    best, now = record.get("neighbors_best"), record.get("neighbors_accuracy")
+    if best is None or now is None or not best - now > _NOISE:
         return []
-    return clip_diagnostics.memorising(guess.clip, train, held_out)
+    return [
+        f"neighbors_accuracy is {now:.3f} and was {best:.3f} at step "
+        f"{record['neighbors_best_step']:.0f}: going on does not serve these labels; take fewer "
+        f"steps (train.num_steps), more sound, or another objective"
+    ]
+
+
+def best_so_far(records: list[dict], step: int, record: dict) -> dict[str, float]:
+    """What an evaluation at `step` adds to its record: the best of it and of those before.
+
+    Args:
+      records: evaluations before, oldest first.
+      record: of this one.
+    """
+    name = "neighbors_accuracy"
+    if record.get(name) is None:
+        return {}
+    every = [*((r["step"], r[name]) for r in records if r.get(name) is not None)]
+    best_step, best = max([*every, (step, record[name])], key=lambda pair: pair[1])
+    return {"neighbors_best": best, "neighbors_best_step": float(best_step)}
 
 
 def final_record(train: dict, held_out: dict) -> dict:
@@ -194,6 +225,7 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
         lines.append(clip_diagnostics.summary(guess.clip, held_out))
     if guess.masked:
         lines += _summary_of_masked(guess, held_out)
+    lines += _summary_of_labelled(held_out)
     found = problems(guess, final_record(train, held_out))
     found += memorising(guess, train, held_out)
     lines.append("The run looks healthy." if not found else "The run does not look healthy:")
@@ -214,3 +246,14 @@ def _summary_of_masked(guess, held_out):
             f"{guess.num_entries}, {used:.0%} of the entries used"
         )
     return lines
+
+
+def _summary_of_labelled(record: dict) -> list[str]:
+    """A line on the labelled clips at the end of a run, if there are any."""
+    if record.get("neighbors_accuracy") is None:
+        return []
+    return [
+        f"labelled clips that their neighbours name: {record['neighbors_accuracy']:.3f} (of the "
+        f"last block's output {record['neighbors_accuracy_last']:.3f}, guessing "
+        f"{record['neighbors_chance']:.3f})"
+    ]

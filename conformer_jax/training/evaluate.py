@@ -30,15 +30,23 @@ class Evaluator:
       key: masks, distractors and views of pre-training follow from it.
       config: of the run.
       known: as of `whole_set`.
+      monitor: monitor.Monitor, whose figures are added; or None.
     """
 
-    def __init__(self, compiled, batches_of, watch, key, *, config, known=None):
+    def __init__(self, compiled, batches_of, watch, key, *, config, known=None, monitor=None):
         self._compiled, self._batches_of = compiled, batches_of
         self._watch, self._key = watch, key
-        self._config, self._known = config, known
+        self._config, self._known, self._monitor = config, known, monitor
 
     def __call__(self, state, source) -> Evaluation | None:
         """Metrics and predictions of the whole source; None where SIGTERM came on the way."""
+        found = self._of_source(state, source)
+        if found is None or self._monitor is None:
+            return found
+        told = self._monitor(state, self._watch.due)
+        return None if told is None else found._replace(record=found.record | told)
+
+    def _of_source(self, state, source):
         total, outputs = None, []
         batches = self._batches_of(source)
         for batch in batches:

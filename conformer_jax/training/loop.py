@@ -33,6 +33,7 @@ from conformer_jax.training import (
     diagnostics,
     distributed,
     initial,
+    monitor,
     opening,
     preemption,
     program,
@@ -138,7 +139,9 @@ class _Run:
         self.watch = preemption.Watch()
         self.log, self.batches = None, None  # from `start` on
         self._workdir, self._first = workdir, jax.process_index() == 0
-        self._heard, self._known = heard, known
+        self._heard, self._known, self._monitor = heard, known, None
+        if config.task == "pretrain" and config.monitor.manifest:
+            self._monitor = monitor.Monitor(config, compiled, workdir)
         self._meta = {
             "config": config.to_dict(),
             "label_names": list(label_names),
@@ -188,6 +191,7 @@ class _Run:
             eval_key,
             config=config,
             known=self._known,
+            monitor=self._monitor,
         )
         self.judge = evaluating.Judge(
             config,
@@ -230,6 +234,8 @@ class _Run:
     def write(self, step: int, held_out: evaluating.Evaluation) -> None:
         """Logs an evaluation of the held-out clips, with what was said of each."""
         held_out.record.update(self._heard)
+        told = diagnostics.best_so_far(self.log.all("eval"), step, held_out.record)
+        held_out.record.update(told)
         self.log.write(step, "eval", held_out.record)
         if held_out.found is not None and self._first:
             predictions.save(self._predictions, *held_out.found)

@@ -57,6 +57,8 @@ def alone(config, workdir):
         check_exists(config.data.manifest)
     for part in mixture.parts(config.data.mixture):
         check_exists(part.path, "mixture")
+    if config.task == "pretrain" and config.monitor.manifest:
+        check_exists(config.monitor.manifest, "monitor.manifest")
     workdirs.check_path(workdir)
     with lock.alone(workdir):
         yield

@@ -262,7 +262,7 @@ def _key(config, num_classes):
     content = config.to_dict()
     for field in ("name", "seed", "init_from", "next_command", "compare_with_scratch"):
         del content[field]
-    for section in ("checkpoint", "data", "synthetic", "probe"):
+    for section in ("checkpoint", "data", "synthetic", "monitor", "probe"):
         del content[section]
     train = {field: content["train"][field] for field in ("num_steps", "accumulate")}
     task = "pretrain" if config.task == "pretrain" else "labels"

@@ -22,6 +22,7 @@ _BAR = {
     "contrastive_accuracy": ("contrastive acc", "{:.3f}"),
     "clip_accuracy": ("clip acc", "{:.3f}"),
     "retrieval_at_1": ("retrieval", "{:.3f}"),
+    "neighbors_accuracy": ("labelled clips", "{:.3f}"),
     "accuracy": ("acc", "{:.3f}"),
     "clips_per_s": ("clips/s", "{:.1f}"),
 }

@@ -116,6 +116,22 @@ def test_clips_learned_by_heart_are_named(clip_guess):
     assert "finds its other among 342 in 40.0% of cases" in summary
 
 
+def test_labelled_clips_that_were_told_better_before_are_named(clip_guess):
+    told = {"neighbors_accuracy_last": 0.3, "neighbors_chance": 0.02}
+    records = [
+        {"step": step, "neighbors_accuracy": value}
+        for step, value in ((250, 0.40), (500, 0.46), (750, None))
+    ]
+    for now, worse in ((0.45, False), (0.43, True), (0.50, False)):
+        record = {"neighbors_accuracy": now, **told}
+        record |= diagnostics.best_so_far(records, 1000, record)
+        summary = diagnostics.summary(clip_guess, HEALTHY_CLIPS, HEALTHY_CLIPS | record)
+        assert f"their neighbours name: {now:.3f} (of the last block's output 0.300" in summary
+        assert (f"neighbors_accuracy is {now:.3f} and was 0.460 at step 500" in summary) == worse
+        assert ("looks healthy" in summary) != worse
+    assert diagnostics.best_so_far(records, 1000, {"neighbors_accuracy": None}) == {}
+
+
 def test_embeddings_that_collapse_are_named_from_what_is_measured(clip_guess):
     found = {
         "pooled": np.random.default_rng(0).standard_normal((80, 2, 8)),
