@@ -21,6 +21,7 @@ from configs import pretrain as pretrain_config
 from conformer_jax.training import distributed, loop, preemption, sharding
 
 TRAIN_CLIPS, EVAL_CLIPS = 33, 11  # no number of processes divides them
+LABELLED = "labelled.csv"  # nine clips, which the test has made
 
 
 def config_of(folder, task):
@@ -31,6 +32,7 @@ def config_of(folder, task):
         config.target = "gumbel"  # whose codebook starts from clips that one process reads
         config.clip.update(head_width=32, head_dim=16)
         config.views.length_s = 0.32
+        config.monitor.update(manifest=str(folder / LABELLED), neighbors=3)
     config.init_from = str(folder / "pretrain") if task == "finetune" else ""
     config.data.update(loader="threads", clip_s=0.5, batch_size=8, eval_batch_size=8)
     config.data.validation_share = 0.2 if task == "finetune" else 0.0

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
@@ -22,8 +23,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 TASKS = ("pretrain", "finetune")
 
 
+def make_labelled(folder):
+    """Nine clips of three labels, which the evaluations of pre-training tell."""
+    rows = ["path,label"]
+    for i in range(9):
+        sound = np.random.default_rng(i).standard_normal(8000) * np.sin(
+            np.arange(8000) * (1 + i % 3)
+        )
+        soundfile.write(folder / f"{i}.wav", 0.1 * sound, 16000)
+        rows.append(f"{i}.wav,{i % 3}")
+    (folder / "labelled.csv").write_text("\n".join(rows))
+
+
 def start(folder, tasks, count, stop_at=-1):
     """Starts `count` processes of tests/processes.py."""
+    make_labelled(folder)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -112,8 +126,11 @@ def test_several_processes_train_and_evaluate_as_one(alone, tmp_path, count):
             assert hashes(tmp_path, task, process) == hashes(alone, task)
         assert_same_run(tmp_path, alone, task)
     assert_same_predictions(tmp_path, alone)
-    # 5 training batches, and 2 evaluation batches before each save.
-    assert len(hashes(alone, "pretrain")) == 5 + 5 * 2
+    # 5 training batches, and before each save 2 of held-out and 2 of labelled clips.
+    assert len(hashes(alone, "pretrain")) == 5 + 5 * (2 + 2)
+    assert all(
+        "neighbors_accuracy" in r for r in records(alone, "pretrain") if "retrieval_at_1" in r
+    )
     for task in TASKS:
         files = {path.name for path in (tmp_path / task).iterdir()}
         assert files == {path.name for path in (alone / task).iterdir()}  # one writer
@@ -121,7 +138,7 @@ def test_several_processes_train_and_evaluate_as_one(alone, tmp_path, count):
 
 def test_preempted_processes_save_at_the_same_step_and_another_number_goes_on(alone, tmp_path):
     # The batch after the first save, in which Orbax would ask the coordination service, too.
-    codes, said = run(tmp_path, ["pretrain"], 2, stop_at=3)
+    codes, said = run(tmp_path, ["pretrain"], 2, stop_at=5)
     assert codes == [75, 75], said
     first = hashes(tmp_path, "pretrain")
     steps = [int(path.name) for path in (tmp_path / "pretrain" / "checkpoints").glob("[0-9]*")]
