@@ -164,8 +164,11 @@ h.crops = Within(0, least=0, most=100)
 # Labelled clips that each evaluation of a pre-training run tells by their nearest neighbours among
 # the others of them (training/monitor.py); no label reaches the training.
 _FIELDS.monitor = v = ml_collections.ConfigDict()
-v.manifest = ""  # with one label a clip; '' for none
-v.folds = ()  # values of its column `fold`, those alone: of a benchmark none that is reported
+v.manifest = ""  # its clips with one label, the middle data.clip_s of each; '' for none
+# Values of its column `fold`, those alone: of a benchmark none that is reported. Clips of a fold do
+# not tell each other, where there are several; else those of a file do not.
+v.folds = ()
+v.most_clips = Within(2000, least=2)  # of more so many: they are embedded at every evaluation
 v.neighbors = Within(20, least=1)
 v.temperature = Within(0.07, above=0, most=100)  # as probe.temperature
 
@@ -331,6 +334,12 @@ def with_defaults(content: dict) -> dict:
     return _with_named_folds(_merged(saved(get_config()), content))
 
 
+def heard_s(config) -> float:
+    """s that a training step hears of a clip: a crop of it, or all."""
+    crop_s = config.classifier.crop_s if config.task == "finetune" else 0
+    return crop_s or config.data.clip_s
+
+
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
     """Raises ValueError, with the known ones, unless the variant of a config file is known."""
     if variant not in ("", *known):
@@ -364,14 +373,15 @@ def _value(config, name):
 
 
 def _with_named_folds(content: dict) -> dict:
-    data = content["data"]
-    if isinstance(data, dict):
-        named = {
-            field: [str(fold) for fold in data[field]]
-            for field in ("train_folds", "eval_folds")
-            if isinstance(data[field], list)
-        }
-        content = {**content, "data": {**data, **named}}
+    for name, folds in (("data", ("train_folds", "eval_folds")), ("monitor", ("folds",))):
+        section = content[name]
+        if isinstance(section, dict):
+            named = {
+                field: [str(fold) for fold in section[field]]
+                for field in folds
+                if isinstance(section[field], list)
+            }
+            content = {**content, name: {**section, **named}}
     return content
 
 

@@ -56,7 +56,7 @@ def _parser():
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="list longer recordings as parts of so many seconds, such as 10, each one clip",
+        help="list longer recordings of DIR as parts of so many seconds, such as 10, each one clip",
     )
     return parser
 

@@ -265,13 +265,34 @@ def test_what_cannot_be_cut_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("files", "clips", "variant", "cut"),
-    [(2, 100, "tiny_clip", False), (1, 100, "tiny", False), (2, 99, "tiny", True)],
+    ("files", "clips", "variant", "segment"),
+    [
+        (90, 90, "tiny_clip", False),
+        (40, 400, "tiny_clip", False),
+        (39, 400, "tiny", False),  # a twentieth of which is less than two files
+        (1, 1, "tiny", True),
+        (50, 50, "tiny", True),
+    ],
 )
-def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, cut):
-    sounds = [folder._Sound(f"{i % files}.wav", (), 60.0) for i in range(clips)]
-    said = "\n".join(
-        folder_summary.advice("m.csv", [folder._Clip(s, ()) for s in sounds], 0, again=False)
-    )
+def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, segment):
+    sounds = [folder._Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
+    end = 10.0 if clips > files else None
+    listed = [folder._Clip(sound, (), end=end) for sound in sounds]
+    said = "\n".join(folder_summary.advice("m.csv", listed, 0, again=False))
     assert f"--config=configs/pretrain.py:{variant} --config.data.manifest=m.csv" in said
-    assert ("--segment=10" in said) == cut
+    assert ("--segment=10" in said) == segment
+
+
+def test_a_fold_or_a_long_recording_may_leave_too_little():
+    def variant(lengths, folds=0):
+        listed = [
+            folder._Clip(folder._Sound(f"{i}.wav", (), 9e3), (), end=1.0)
+            for i, n in enumerate(lengths)
+            for _ in range(n)
+        ]
+        said = folder_summary.advice("m.csv", listed, folds, again=False)
+        return "tiny_clip" if "tiny_clip" in "".join(said) else "tiny"
+
+    assert variant([2] * 50) == variant([2] * 50, 4) == "tiny_clip"
+    assert variant([2] * 50, 2) == "tiny"
+    assert variant([60] + [1] * 60) == "tiny"

@@ -10,7 +10,7 @@ from conformer_jax.data.tree import ADVICE, is_text
 
 _SHOWN = 8  # names in a list of the summary
 _CLASSES = 20
-_MANY = 100  # clips, of which a batch of 64 is left whatever is held out
+_MANY_FILES, _MANY_CLIPS = 40, 70  # that clip contrast is advised for
 
 
 def in_all(clips, added, other):
@@ -39,6 +39,7 @@ def contents(sounds, labels, label_from):
 
 
 def single(clips):
+    """Labels of which there is one clip."""
     counts = collections.Counter(label for clip in clips for label in clip.labels)
     if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
         yield f"  WARNING     one clip alone, from which little is learned: {some(once)}"
@@ -63,7 +64,8 @@ def dealt_folds(folds, clips, dealt, grouped):
     labels = [first_label(clip) for clip in clips]
     counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
     sizes = collections.Counter(counted)
-    what = "labelled files" if any(labels) else "files"
+    what = "files" if all(clip.end is None for clip in clips) else "parts"
+    what = f"labelled {what}" if any(labels) else what
     groups = len({group for group in grouped if group is not None})
     yield (
         f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
@@ -91,22 +93,19 @@ def advice(manifest, clips, folds, again):
         return
     yield (
         "Next, with an hour of sound or more: python -m conformer_jax.main "
-        f"--config=configs/pretrain.py:{_variant(clips)} {data}"
+        f"--config=configs/pretrain.py:{_variant(clips, folds)} {data}"
     )
-    if _several(clips) and len(clips) < _MANY and _long(clips):
-        yield (
-            f"  {len(clips)} clips are few for an objective that tells clips apart "
-            "(pretrain.py:tiny_clip) and serves labels better: --segment=10 makes more of long ones"
-        )
+    whole = all(clip.end is None for clip in clips)
+    if whole and len(clips) < _MANY_CLIPS and _long(clips):
+        yield f"  {len(clips)} clips are few: --segment=10 makes clips of long recordings"
 
 
-def _variant(clips):
-    """Clip contrast where its batches fill: of 64 clips, of several files."""
-    return "tiny_clip" if _several(clips) and len(clips) >= _MANY else "tiny"
-
-
-def _several(clips):
-    return len({clip.sound.name for clip in clips}) > 1
+def _variant(clips, folds):
+    """Clip contrast, where its batches of 64 fill whatever is held out: a twentieth of the files,
+    of which two have to tell each other, too, or a fold."""
+    files = collections.Counter(clip.sound.name for clip in clips)
+    left = len(clips) - max(max(files.values()), len(clips) // folds if folds else 0)
+    return "tiny_clip" if len(files) >= _MANY_FILES and left >= _MANY_CLIPS else "tiny"
 
 
 def _long(clips):

@@ -212,8 +212,9 @@ def hold_out(names, share, whole) -> set[int]:
 
 def _nothing_left(whole, share, count):
     return (
-        f"{whole}: holding out {share:g} of {count} file(s) leaves none to train on; add files or "
-        "lower config.data.eval_share"
+        f"{whole}: holding out {share:g} of {count} file(s) leaves none to train on; add files, "
+        "cut long ones into clips (python -m conformer_jax.manifest DIR --segment=10), or lower "
+        "config.data.eval_share"
     )
 
 

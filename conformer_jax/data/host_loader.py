@@ -157,8 +157,9 @@ def _check_files(source):
     first = next(files, None)
     if all(file == first for file in files):  # ends at the first that differs
         raise DataError(
-            f"the {len(source)} clips to train on are of one file, and this objective tells clips "
-            f"of different files apart: add recordings, or set config.objective='wav2vec2'"
+            f"the {len(source)} clips to train on, beside what is held out, are of one file, and "
+            f"this objective tells clips of different files apart: add recordings, or take "
+            f"config.objective='wav2vec2' (--config=configs/pretrain.py:tiny)"
         )
 
 

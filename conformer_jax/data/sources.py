@@ -40,7 +40,6 @@ __all__ = [
     "Subset",
     "TfdsSource",
     "finish",
-    "open_labelled",
     "open_sources",
     "open_split",
     "source_spec",
@@ -222,32 +221,6 @@ def _manifest_sources(spec, label_names, before):
     if spec.labelled and not spec.eval_folds:
         say_labels_not_held_out(parts)
     return tuple(ManifestSource(part, spec.sample_rate, names) for part in parts)
-
-
-def open_labelled(manifest, folds, sample_rate, most) -> ManifestSource:
-    """The clips of a manifest that have one label, of these folds where any are named, and of them
-    `most`, evenly spread.
-
-    Raises DataError: there are none of two labels, or a fold that no row has.
-    """
-    rows, folds = read_manifest(manifest), fold_names(folds)
-    known = {row.fold for row in rows}
-    if unknown := [fold for fold in folds if fold not in known]:
-        raise DataError(
-            f"{manifest} has no fold '{unknown[0]}' (folds: {', '.join(sorted(known))})"
-        )
-    rows = [row for row in rows if not folds or row.fold in folds]
-    usable = [row for row in rows if len(row.labels) == 1]
-    names = tuple(sorted({row.labels[0] for row in usable}))
-    if len(names) < 2:
-        raise DataError(f"{manifest} has {len(names)} labels, one a clip, and two are the least")
-    if len(usable) < len(rows):
-        without = len(rows) - len(usable)
-        logging.info("%s: %d clips have not one label and are left out", manifest, without)
-    kept = min(len(usable), most)
-    rows = [usable[i * len(usable) // kept] for i in range(kept)]
-    _check_files(rows, manifest)
-    return ManifestSource(of_rows(rows, manifest), sample_rate, names)
 
 
 def _check_files(rows, manifest):

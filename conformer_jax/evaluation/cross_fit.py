@@ -7,21 +7,21 @@ from conformer_jax.evaluation import probe
 _PARTS = 5
 
 
-def neighbors_accuracy(x, labels, files, *, neighbors: int, temperature: float) -> float:
+def neighbors_accuracy(x, labels, groups, *, neighbors: int, temperature: float) -> float:
     """Share of clips that their nearest neighbours name, those of the same fifth left out.
 
-    All clips of a file lie in one fifth, so none is told by its own recording.
+    All clips of a group lie in one fifth, so none is told by its own.
 
     Args:
       x: [n, E] embeddings.
       labels: int [n].
-      files: [n], which file a clip is of.
+      groups: int [n], which group a clip is of.
       neighbors, temperature: as of probe.find_neighbours.
 
     Returns:
-      0 to 1; NaN where an embedding is not finite, or all clips are of one file.
+      0 to 1; NaN where an embedding is not finite, or all clips are of one group.
     """
-    part = np.unique(files, return_inverse=True)[1] % _PARTS
+    part = np.unique(groups, return_inverse=True)[1] % _PARTS
     if not np.isfinite(x).all() or len(np.unique(part)) < 2:
         return float("nan")
     one_hot = np.eye(labels.max() + 1, dtype=np.float32)[labels]

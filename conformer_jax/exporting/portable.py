@@ -53,7 +53,8 @@ class Portable(NamedTuple):
     @property
     def crop_s(self) -> float:
         """s, of each of the crops that a window is the mean of; 0: it is heard whole."""
-        return self.classifier.crop_frames * self.classifier.features.hop_length / self.sample_rate
+        frames = self.classifier.crop_frames if self.classifier.crops else 0
+        return frames * self.classifier.features.hop_length / self.sample_rate
 
     def __call__(self, audio, num_samples) -> dict:
         """The function above, in JAX."""
@@ -69,12 +70,12 @@ class Portable(NamedTuple):
 
     def described(self) -> dict:
         """What a user of the file has to know; JSON."""
-        crops = {"crops": self.classifier.crops, "crop_s": self.crop_s}
+        crops = {"crops": self.classifier.crops, "crop_s": self.crop_s} if self.crop_s else {}
         return {
             "label_names": list(self.label_names),
             "sample_rate": self.sample_rate,
             "window_s": self.window_s,
-            **(crops if self.classifier.crops else {}),
+            **crops,
             "multi_label": self.multi_label,
             "outputs": list(self.outputs),
             "conformer_jax": _version(),

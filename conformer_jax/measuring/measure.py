@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from conformer_jax import fields
 from conformer_jax.data import host_loader
 from conformer_jax.data.sources import BadAudioReport
 from conformer_jax.errors import UserError, unknown
@@ -217,7 +218,7 @@ def _speed(config, seconds, model):
     peak = flops.peak_flops()
     return {
         "clips_per_s": clips,
-        "audio_hours_per_hour": clips * config.data.clip_s,
+        "audio_hours_per_hour": clips * fields.heard_s(config),
         "model_flops": work,
         "model_flops_per_s": work / seconds,
         "peak_flops_per_s": peak or None,

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 
+from conformer_jax import fields
 from conformer_jax.data import mixture
 from conformer_jax.errors import UserError
 from conformer_jax.reporting.charts import Chart, Series, line_chart
@@ -259,7 +260,8 @@ def _chart(run, panel):
                 continue
             held_out = split == "eval"
             only = len(panel.names) == 1
-            label = label if only else f"{shown}, {label}"
+            told = name.startswith("neighbors_")  # of clips that are not the held-out ones
+            label = label if only else shown if told else f"{shown}, {label}"
             series.append(Series(label, points, colour + (held_out and only), dots=held_out))
     if not series:
         return None
@@ -299,6 +301,7 @@ def _levels(run, name):
         "contrastive_accuracy": "chance_accuracy",
         "clip_accuracy": "clip_chance",
         "retrieval_at_1": "retrieval_chance",
+        "neighbors_accuracy": "neighbors_chance",
         "accuracy": "chance_accuracy",
         "mAP": "chance_mAP",
     }.get(name)
@@ -354,13 +357,14 @@ def facts(run) -> Markup:
         if (data.prepared or data.mixture) and (cited := _cited(run)) is not None:
             found["To cite"] = cited
         if steps:
-            hours = steps * data.batch_size * data.clip_s / 3600
+            hours = steps * data.batch_size * fields.heard_s(config) / 3600
             found["Heard"] = f"{number(hours)} hours, repeats included"
         if steps is not None and run.task in ("pretrain", "finetune"):
             found["Steps"] = f"{steps:,} of {config.train.num_steps:,}"
     elif steps is not None:
         found["Steps"] = f"{steps:,}"
     for title, name, chance in (
+        ("Labelled clips told by neighbours", "neighbors_accuracy", "neighbors_chance"),
         ("Retrieval at 1, held out", "retrieval_at_1", "retrieval_chance"),
         ("Contrastive accuracy, held out", "contrastive_accuracy", "chance_accuracy"),
         ("Accuracy, held out", "accuracy", "chance_accuracy"),

@@ -110,8 +110,8 @@ def summary(guess: ClipGuess, held_out: dict) -> str:
     """Where a finished run ended, in a line."""
     if "clips_judged" not in held_out:
         return (
-            "held-out clips: no figures, since fewer than two of different files make a pair; look "
-            "for silence, or for a run that diverged"
+            "held-out clips: no figures, since fewer than two of different files make a pair: hold "
+            "out more (data.eval_share), and look for silence, or for a run that diverged"
         )
     chance = f" (chance {guess.chance:.2f})" if guess.is_nt_xent else ""
     return (

@@ -33,10 +33,8 @@ _CLIP_PANELS = (
     ("effective rank, held out", ("effective_rank", "pooled_rank")),
     ("uniformity, held out", ("uniformity",)),
 )
-_LABELLED_PANEL = (
-    "labelled clips told by neighbours",
-    ("neighbors_accuracy", "neighbors_accuracy_last"),
-)
+_OF_LABELLED = {"neighbors_accuracy": "all layers", "neighbors_accuracy_last": "last block"}
+_LABELLED_PANEL = ("labelled clips told by neighbours", tuple(_OF_LABELLED))
 _CODE_PANEL = ("codebook perplexity", ("code_perplexity",))
 
 
@@ -77,12 +75,13 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), squeeze=False)
     chances = ("chance_accuracy", "clip_chance")
     newest = next((r for r in reversed(records) if any(r.get(c) for c in chances)), None)
+    told = next((r for r in reversed(records) if r.get("neighbors_chance")), None)
     ranges = diagnostics.healthy_ranges(guess, newest) if pretrain and newest else {}
     for axis, (title, names) in zip(axes.flat, panels, strict=False):
         _panel(axis, title, names, records, ranges)
         if control:
             _lines(axis, names, control, ", from scratch", color="tab:red")
-        chance = _chance(guess, names[0], newest)
+        chance = _chance(guess, names[0], told if names == _LABELLED_PANEL[1] else newest)
         if chance is not None:
             axis.axhline(chance, color="grey", linestyle=":", label="chance")
     for axis in axes.flat:
@@ -154,7 +153,9 @@ def _lines(axis, names, records, whose="", **look):
             if not points:
                 continue
             label = {"train": "training", "eval": "held out"}.get(split, split)
-            if len(names) > 1:
+            if name in _OF_LABELLED:  # which are not the held-out ones
+                label = _OF_LABELLED[name]
+            elif len(names) > 1:
                 label = f"{word[telling]}, {label}"
             label += whose
             axis.plot(

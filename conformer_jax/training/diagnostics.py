@@ -13,8 +13,8 @@ from conformer_jax.training.clip_diagnostics import ClipGuess, Range
 
 # What is watched while a run goes on: it does not come back by itself.
 WATCHED = ("target_deviation", "code_perplexity", "finite", "embedding_deviation", "clips_paired")
-# A fall of `neighbors_accuracy` by no more is none: 400 clips cannot tell less.
-_NOISE = 0.02
+# Falls of `neighbors_accuracy` that count, in standard errors of the difference of two steps.
+_ERRORS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,16 +168,20 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
 def memorising(guess: Guess, train: dict, held_out: dict) -> list[str]:
     """A sentence where clips were learned by heart, and one where labelled clips were told better
     before; train, held_out: the last records."""
-    found = _overtrained(held_out)
+    found = overtrained(held_out)
     if guess.clip is not None:
         found += clip_diagnostics.memorising(guess.clip, train, held_out)
     return found
 
 
-def _overtrained(record: dict) -> list[str]:
-    """A sentence where the labelled clips were told better by an earlier step."""
+def overtrained(record: dict) -> list[str]:
+    """A sentence where the labelled clips were told better by an earlier step; `record`: of an
+    evaluation."""
     best, now = record.get("neighbors_best"), record.get("neighbors_accuracy")
-    if best is None or now is None or not best - now > _NOISE:
+    if best is None or now is None:
+        return []
+    error = math.sqrt(2 * best * (1 - best) / record["neighbors_clips"])
+    if not best - now > _ERRORS * max(error, 0.01):
         return []
     return [
         f"neighbors_accuracy is {now:.3f} and was {best:.3f} at step "
@@ -190,14 +194,15 @@ def best_so_far(records: list[dict], step: int, record: dict) -> dict[str, float
     """What an evaluation at `step` adds to its record: the best of it and of those before.
 
     Args:
-      records: evaluations before, oldest first.
+      records: evaluations before, oldest first; those that told other clips count nowhere.
       record: of this one.
     """
-    name = "neighbors_accuracy"
-    if record.get(name) is None:
+    name, same = "neighbors_accuracy", ("neighbors_clips", "neighbors_chance")
+    if not math.isfinite(record.get(name) or math.nan):
         return {}
-    every = [*((r["step"], r[name]) for r in records if r.get(name) is not None)]
-    best_step, best = max([*every, (step, record[name])], key=lambda pair: pair[1])
+    told = [r for r in records if r.get(name) and all(r.get(s) == record[s] for s in same)]
+    every = [*((r["step"], r[name]) for r in told), (step, record[name])]
+    best_step, best = max(every, key=lambda pair: pair[1])
     return {"neighbors_best": best, "neighbors_best_step": float(best_step)}
 
 
@@ -228,7 +233,12 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
     lines += _summary_of_labelled(held_out)
     found = problems(guess, final_record(train, held_out))
     found += memorising(guess, train, held_out)
-    lines.append("The run looks healthy." if not found else "The run does not look healthy:")
+    if found:
+        lines.append("The run does not look healthy:")
+    elif guess.clip is not None and "clips_judged" not in held_out:
+        lines.append("Whether the run is healthy is not known: no held-out clip was judged.")
+    else:
+        lines.append("The run looks healthy.")
     return "\n".join(lines + [f"  - {problem}" for problem in found])
 
 
@@ -250,10 +260,12 @@ def _summary_of_masked(guess, held_out):
 
 def _summary_of_labelled(record: dict) -> list[str]:
     """A line on the labelled clips at the end of a run, if there are any."""
-    if record.get("neighbors_accuracy") is None:
+    told = record.get("neighbors_accuracy")
+    if told is None:
         return []
+    if math.isnan(told):
+        return ["labelled clips: no figure, since embeddings are not finite"]
     return [
-        f"labelled clips that their neighbours name: {record['neighbors_accuracy']:.3f} (of the "
-        f"last block's output {record['neighbors_accuracy_last']:.3f}, guessing "
-        f"{record['neighbors_chance']:.3f})"
+        f"labelled clips that their nearest neighbours name: {told:.3f} (by the last block alone "
+        f"{record['neighbors_accuracy_last']:.3f}, guessing {record['neighbors_chance']:.3f})"
     ]

@@ -17,11 +17,13 @@ On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Pre
 """
 
 import concurrent.futures
+import dataclasses
 import logging
 from typing import Any, NamedTuple
 
 import jax
 
+from conformer_jax import fields
 from conformer_jax.data import host_loader, mixture
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
@@ -88,7 +90,7 @@ def _train_and_evaluate(config, workdir, prepared):
         logging.info("compiling, which takes about half a minute on two cores")
     run = _Run(config, workdir, compiled, label_names, heard, known)
     try:
-        run.start(report, train_source, eval_source, validation, new=new)
+        run.start(report, data, train_source, validation, new=new)
         held_out = run.again(eval_source) if run.begun.finished else _loop(run)
         run.checkpoints.wait()
         if run.watch.heard:  # too late to stop anything but what comes after this run
@@ -139,9 +141,7 @@ class _Run:
         self.watch = preemption.Watch()
         self.log, self.batches = None, None  # from `start` on
         self._workdir, self._first = workdir, jax.process_index() == 0
-        self._heard, self._known, self._monitor = heard, known, None
-        if config.task == "pretrain" and config.monitor.manifest:
-            self._monitor = monitor.Monitor(config, compiled, workdir)
+        self._heard, self._known = heard, known
         self._meta = {
             "config": config.to_dict(),
             "label_names": list(label_names),
@@ -150,7 +150,7 @@ class _Run:
         if cited := mixture.cite(config.data):
             self._meta["corpus"] = cited
 
-    def start(self, report, train_source, eval_source, validation, *, new) -> None:
+    def start(self, report, data, train_source, validation, *, new) -> None:
         """Finds the state to go on from, and opens what is read and written from there.
         new: whether no earlier run has called the program."""
         config, compiled = self.config, self.compiled
@@ -191,12 +191,12 @@ class _Run:
             eval_key,
             config=config,
             known=self._known,
-            monitor=self._monitor,
+            monitor=self._monitor(data.labelled, spec, loader),
         )
         self.judge = evaluating.Judge(
             config,
             self.evaluate,
-            eval_source,
+            data.held_out,
             validation,
             log=self.log,
             checkpoints=self.checkpoints,
@@ -204,8 +204,17 @@ class _Run:
         )
         self.batches = loader().train_batches(train_source, spec, step, *place)
         self.window = window.Window(
-            compiled.abstract_state.model, spec, config.data.clip_s, self.begun.sums
+            compiled.abstract_state.model, spec, fields.heard_s(config), self.begun.sums
         )
+
+    def _monitor(self, labelled, spec, loader):
+        """Of the labelled clips beside pre-training; None where there are none."""
+        if labelled is None:
+            return None
+        spec = dataclasses.replace(spec, distinct=False, multi_label=False)
+        place = jax.process_index(), jax.process_count()
+        batches = lambda source, report: loader().eval_batches(source, spec, report, *place)
+        return monitor.Monitor(self.config, self.compiled, labelled, batches)
 
     def _compile(self, rows):
         """The training step, before it is called: XLA compiles it, or reads what it has compiled
@@ -236,6 +245,8 @@ class _Run:
         held_out.record.update(self._heard)
         told = diagnostics.best_so_far(self.log.all("eval"), step, held_out.record)
         held_out.record.update(told)
+        for problem in diagnostics.overtrained(held_out.record):
+            self.log.warn(problem)
         self.log.write(step, "eval", held_out.record)
         if held_out.found is not None and self._first:
             predictions.save(self._predictions, *held_out.found)

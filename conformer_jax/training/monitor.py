@@ -5,20 +5,18 @@ and a worse probe (docs/results.md). No label reaches the training.
 """
 
 import contextlib
-import dataclasses
+import logging
+import sys
 
 import jax
 import numpy as np
 
-from conformer_jax.data import host_loader
-from conformer_jax.data.sources import BadAudioReport, open_labelled
+from conformer_jax.data.audio import BadAudioReport
 from conformer_jax.evaluation import cross_fit, probe
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
 from conformer_jax.training import sharding
-
-MOST_CLIPS = 2000  # evenly spread where there are more: they are embedded at every evaluation
 
 
 class Monitor:
@@ -29,17 +27,16 @@ class Monitor:
     Args:
       config: of the run.
       compiled: its Program.
-      workdir: gets the list of what cannot be read.
+      labelled: data.labelled.Labelled.
+      batches_of: source, report -> this process's evaluation batches, a generator.
     """
 
-    def __init__(self, config, compiled, workdir):
-        self._config, self._compiled = config, compiled
-        self._source = open_labelled(
-            config.monitor.manifest, config.monitor.folds, config.features.sample_rate, MOST_CLIPS
-        )
-        host = jax.process_index()
-        name = "bad_audio_monitor.csv" if host == 0 else f"bad_audio_monitor_process_{host}.csv"
-        self._report = BadAudioReport(workdir / name, config.data.max_bad_share)
+    def __init__(self, config, compiled, labelled, batches_of):
+        self._width = config.conformer.width
+        ask = config.monitor
+        self._votes = {"neighbors": ask.neighbors, "temperature": ask.temperature}
+        self._labelled, self._batches_of = labelled, batches_of
+        self._report = _Patient()
         classifier = Classifier(
             FeatureSpec(**config.features),
             EncoderSpec(**config.conformer),
@@ -63,45 +60,52 @@ class Monitor:
 
     def __call__(self, state, stopped) -> dict[str, float] | None:
         """The record of a state; None where `stopped()`, which all processes ask alike."""
-        cut_short = False
+        source, cut_short = self._labelled.source, False
 
         def batches():
             nonlocal cut_short
-            with contextlib.closing(self._batches()) as every:
+            with contextlib.closing(self._batches_of(source, self._report)) as every:
                 for batch in every:
                     if cut_short := stopped():
                         return
                     yield batch
 
         encoder = state.eval_params["encoder"]
-        found = probe.embed_readable(self, encoder, batches(), len(self._source))
+        found = probe.embed_readable(self, encoder, batches(), len(source))
         return None if cut_short else self._figures(found)
-
-    def _batches(self):
-        spec = dataclasses.replace(
-            host_loader.loader_spec(self._config), distinct=False, multi_label=False
-        )
-        loader = host_loader.pick(self._config.data.loader)
-        place = self._report, jax.process_index(), jax.process_count()
-        return loader.eval_batches(self._source, spec, *place)
 
     def _figures(self, found):
         here = np.flatnonzero(found["valid"]) if found else ()
         if not len(here):
+            logging.warning("WARNING none of the labelled clips of config.monitor could be read")
             return {}
-        x, source, ask = found["embedding"][here], self._source, self._config.monitor
-        labels = np.array([source.labels(int(i))[0] for i in here])
-        files = source.wholes()[here]
-        width = self._config.conformer.width  # of the last of the layers that lie side by side
-        last = np.concatenate([half[:, -width:] for half in np.split(x, 2, axis=1)], axis=1)
-        accuracy, of_last = (
-            cross_fit.neighbors_accuracy(
-                part, labels, files, neighbors=ask.neighbors, temperature=ask.temperature
+        if self._report.num_bad:
+            logging.warning(
+                "WARNING %d labelled clips of config.monitor could not be read",
+                self._report.num_bad,
             )
-            for part in (x, last)
+        x, groups = found["embedding"][here], self._labelled.groups[here]
+        labels = np.array([self._labelled.source.labels(int(i))[0] for i in here])
+        # Of the layers that lie side by side, in means and deviations.
+        last = np.concatenate([half[:, -self._width :] for half in np.split(x, 2, axis=1)], axis=1)
+        accuracy, of_last = (
+            cross_fit.neighbors_accuracy(part, labels, groups, **self._votes) for part in (x, last)
         )
         return {
             "neighbors_accuracy": accuracy,
             "neighbors_accuracy_last": of_last,
             "neighbors_chance": float(np.bincount(labels).max() / len(labels)),
+            "neighbors_clips": float(len(labels)),
         }
+
+
+class _Patient(BadAudioReport):
+    """What cannot be read here stops no pre-training."""
+
+    ENOUGH = sys.maxsize
+
+    def __init__(self):
+        super().__init__(None, 1.0)
+
+    def bad(self, example_id, reason, source_size=None):
+        super().bad(example_id, reason)

@@ -9,6 +9,7 @@ import jax
 
 from conformer_jax import fields
 from conformer_jax.data import labels, mixture
+from conformer_jax.data.labelled import Labelled, open_labelled
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, source_spec
 from conformer_jax.errors import UserError
@@ -30,13 +31,15 @@ _FEW_CLIPS = 10  # held out; fewer make no figure
 
 
 class Data(NamedTuple):
-    """What a run hears. statistics: what its features are normalised by."""
+    """What a run hears. statistics: what its features are normalised by; labelled: the clips of
+    config.monitor, None where there are none."""
 
     train: Source
     held_out: Source
     label_names: tuple[str, ...]
     statistics: statistics.Statistics
     known: clips.Known
+    labelled: Labelled | None = None
 
 
 class Opened(NamedTuple):
@@ -57,8 +60,6 @@ def alone(config, workdir):
         check_exists(config.data.manifest)
     for part in mixture.parts(config.data.mixture):
         check_exists(part.path, "mixture")
-    if config.task == "pretrain" and config.monitor.manifest:
-        check_exists(config.monitor.manifest, "monitor.manifest")
     workdirs.check_path(workdir)
     with lock.alone(workdir):
         yield
@@ -152,6 +153,7 @@ def prepare_data(config, workdir, report) -> Data:
     else of the checkpoint (the workdir's own, or the one of config.init_from), where there is one;
     else they are measured.
     """
+    labelled = _labelled(config)
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
     (train_source, eval_source), known = clips.open_all(
@@ -174,7 +176,15 @@ def prepare_data(config, workdir, report) -> Data:
             lambda: statistics.feature_statistics(config, train_source, report, workdir)
         )
     found = statistics.Statistics(*map(tuple, found))
-    return Data(train_source, eval_source, train_source.label_names, found, known)
+    return Data(train_source, eval_source, train_source.label_names, found, known, labelled)
+
+
+def _labelled(config):
+    """The clips of config.monitor, where a pre-training run has any."""
+    if config.task != "pretrain" or not config.monitor.manifest:
+        return None
+    ask, rate = config.monitor, config.features.sample_rate
+    return open_labelled(ask.manifest, ask.folds, rate, ask.most_clips)
 
 
 def _known_statistics(features, origin):

@@ -15,15 +15,13 @@ class Window:
     Args:
       model: a step of it is counted in FLOPs.
       spec: host_loader.LoaderSpec, for the clips of a step.
-      clip_s: s, length of one, of which a model with crop_frames hears that much.
+      heard_s: s, how much of each it hears.
       sums: of the steps before this process, where it goes on inside a window; else None.
     """
 
-    def __init__(self, model, spec, clip_s: float, sums=None):
+    def __init__(self, model, spec, heard_s: float, sums=None):
         self.sums = sums
-        crop = getattr(model, "crop_frames", 0) * model.features.hop_length
-        self._heard_s = crop / model.features.sample_rate if crop else clip_s
-        self._clips = spec.batch_size
+        self._clips, self._heard_s = spec.batch_size, heard_s
         self._flops = flops.train_step_flops(model, spec.num_samples, spec.batch_size)
         self._begun = time.perf_counter()
         self._compiling = True  # the first window holds the compilation and tells no speed

@@ -24,6 +24,7 @@ _MAY_CHANGE = (
     "data.prefetch",
     "data.refuse_heard",
     "data.workers",
+    "monitor.",
     "name",
     "next_command",
     "train.accumulate",

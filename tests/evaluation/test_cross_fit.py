@@ -8,9 +8,9 @@ from conformer_jax.evaluation import cross_fit
 RNG = np.random.default_rng(0)
 
 
-def accuracy(x, labels, files=None, neighbors=5):
-    files = np.arange(len(x)) if files is None else files
-    return cross_fit.neighbors_accuracy(x, labels, files, neighbors=neighbors, temperature=0.1)
+def accuracy(x, labels, groups=None, neighbors=5):
+    groups = np.arange(len(x)) if groups is None else groups
+    return cross_fit.neighbors_accuracy(x, labels, groups, neighbors=neighbors, temperature=0.1)
 
 
 def test_clips_are_told_where_classes_lie_apart_and_guessed_where_not():
@@ -20,12 +20,12 @@ def test_clips_are_told_where_classes_lie_apart_and_guessed_where_not():
     assert accuracy(RNG.standard_normal((200, 8)), labels) == pytest.approx(0.25, abs=0.1)
 
 
-def test_no_clip_is_told_by_its_own_file():
-    """Every file is a point far from all others: its own clips alone would tell its label."""
-    files = np.repeat(np.arange(50), 4)
-    labels = RNG.integers(0, 5, 50)[files]
-    x = 10 * RNG.standard_normal((50, 8))[files] + 0.01 * RNG.standard_normal((200, 8))
-    assert accuracy(x, labels, files) < 0.5
+def test_no_clip_is_told_by_its_own_group():
+    """Every group is a point far from all others: its own clips alone would tell its label."""
+    groups = np.repeat(np.arange(50), 4)
+    labels = RNG.integers(0, 5, 50)[groups]
+    x = 10 * RNG.standard_normal((50, 8))[groups] + 0.01 * RNG.standard_normal((200, 8))
+    assert accuracy(x, labels, groups) < 0.5
     assert accuracy(x, labels) > 0.98
 
 

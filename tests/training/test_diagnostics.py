@@ -117,19 +117,40 @@ def test_clips_learned_by_heart_are_named(clip_guess):
 
 
 def test_labelled_clips_that_were_told_better_before_are_named(clip_guess):
-    told = {"neighbors_accuracy_last": 0.3, "neighbors_chance": 0.02}
+    told = {"neighbors_accuracy_last": 0.3, "neighbors_chance": 0.02, "neighbors_clips": 800.0}
     records = [
-        {"step": step, "neighbors_accuracy": value}
+        {"step": step, **told, "neighbors_accuracy": value}
         for step, value in ((250, 0.40), (500, 0.46), (750, None))
     ]
-    for now, worse in ((0.45, False), (0.43, True), (0.50, False)):
+    records.append({"step": 750, **told, "neighbors_accuracy": 0.9, "neighbors_clips": 90.0})
+    for now, worse in ((0.45, False), (0.42, False), (0.40, True), (0.50, False)):
         record = {"neighbors_accuracy": now, **told}
         record |= diagnostics.best_so_far(records, 1000, record)
         summary = diagnostics.summary(clip_guess, HEALTHY_CLIPS, HEALTHY_CLIPS | record)
-        assert f"their neighbours name: {now:.3f} (of the last block's output 0.300" in summary
+        assert f"nearest neighbours name: {now:.3f} (by the last block alone 0.300" in summary
         assert (f"neighbors_accuracy is {now:.3f} and was 0.460 at step 500" in summary) == worse
         assert ("looks healthy" in summary) != worse
-    assert diagnostics.best_so_far(records, 1000, {"neighbors_accuracy": None}) == {}
+    few = {**told, "neighbors_clips": 30.0, "neighbors_accuracy": 0.40}
+    few |= {"neighbors_best": 0.46, "neighbors_best_step": 500.0}
+    assert diagnostics.overtrained(few) == []  # two clips less
+
+
+def test_labelled_clips_without_a_figure_have_no_best(clip_guess):
+    told = {"neighbors_chance": 0.02, "neighbors_clips": 800.0}
+    for value in (None, float("nan")):
+        record = {**told, "neighbors_accuracy": value}
+        assert diagnostics.best_so_far([], 1000, record) == {}
+        summary = diagnostics.summary(clip_guess, HEALTHY_CLIPS, HEALTHY_CLIPS | record)
+        assert "labelled clips: no figure" in summary
+
+
+def test_a_run_without_held_out_figures_is_not_called_healthy(clip_guess):
+    judged = ("clips_judged", "retrieval_at_1", "effective_rank", "uniformity")
+    held_out = {k: v for k, v in HEALTHY_CLIPS.items() if k not in judged}
+    summary = diagnostics.summary(clip_guess, HEALTHY_CLIPS, held_out)
+    assert "hold out more" in summary
+    assert "not known" in summary
+    assert "looks healthy" not in summary
 
 
 def test_embeddings_that_collapse_are_named_from_what_is_measured(clip_guess):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import soundfile
 
 from configs import pretrain
+from conformer_jax.data import host_loader
+from conformer_jax.data.audio import BadAudio
 from conformer_jax.errors import UserError
-from conformer_jax.training import loop, monitor
+from conformer_jax.training import loop, monitor, opening
 
 RATE = 16000
 
@@ -79,28 +82,55 @@ def test_training_does_not_know_of_them(finished, tmp_path):
         assert not any(name.startswith("neighbors") for name in ours)
 
 
-def test_it_is_cut_short_where_the_run_is(finished, tmp_path):
+def beside(result, source=None):
+    """A Monitor of the run's labelled clips, or of another source."""
+    config = result.config
+    labelled = opening.open_labelled(config.monitor.manifest, (), RATE, 100)
+    labelled = labelled if source is None else labelled._replace(source=source)
+    spec = host_loader.loader_spec(config)
+    batches = lambda source, report: host_loader.eval_batches(source, spec, report)
+    return monitor.Monitor(config, result.program, labelled, batches)
+
+
+def test_it_is_cut_short_where_the_run_is(finished):
     _, result = finished
-    state = result.program.init(jax.random.key(0))
-    told = monitor.Monitor(result.config, result.program, tmp_path)
+    state, told = result.program.init(jax.random.key(0)), beside(result)
     asked = iter([False, True])
     assert told(state, lambda: next(asked)) is None
     assert told(state, lambda: False)["neighbors_accuracy"] > 0.5
 
 
-def test_folds_and_clips_of_one_label_are_taken_alone(manifest, monkeypatch):
-    folds = lambda *names: monitor.open_labelled(manifest, names, RATE, 1000)
-    assert len(folds()) == 30
-    assert folds().label_names == ("click", "hiss", "hum")
-    assert [folds(2).example_id(i) for i in range(2)] == ["1.wav", "3.wav"]
-    assert len(monitor.open_labelled(manifest, (), RATE, 7)) == 7
+@pytest.mark.parametrize("readable", [range(15), ()])
+def test_clips_that_cannot_be_read_stop_nothing(finished, readable, caplog):
+    _, result = finished
+    source = beside(result)._labelled.source
+    read = source.read
+
+    def damaged(i, num_samples, position):
+        if i not in readable:
+            raise BadAudio("empty file")
+        return read(i, num_samples, position)
+
+    source.read = damaged
+    told = beside(result, source)(result.program.init(jax.random.key(0)), lambda: False)
+    assert told.get("neighbors_clips", 0) == len(readable)
+    assert "could" in caplog.text
+
+
+def test_it_may_come_and_go_while_a_run_goes_on(finished, manifest, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    before = evaluations(run)
+    for config in (smoke(""), smoke(manifest, (2,)), smoke(manifest, ("2",))):
+        loop.train_and_evaluate(config, run)
+        assert evaluations(run) == before
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"manifest": "nowhere.csv"}, r"nowhere.csv \(config.monitor.manifest\)"),
-        ({"folds": ("3",)}, "has no fold '3'"),
+        ({"folds": ("3",)}, "has no fold '3' .folds: 1, 2."),
     ],
 )
 def test_what_cannot_be_told_is_refused(manifest, tmp_path, change, said):

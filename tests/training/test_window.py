@@ -5,6 +5,7 @@ import types
 import pytest
 
 from configs import finetune
+from conformer_jax import fields
 from conformer_jax.data import host_loader
 from conformer_jax.training import program, window
 
@@ -16,7 +17,7 @@ def test_hours_of_audio_are_those_that_a_step_hears(crop_s, heard_s, monkeypatch
     clock = iter([0.0, 5.0, 9.0])
     monkeypatch.setattr(window, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     model = program.make_model(config, 4)
-    found = window.Window(model, host_loader.loader_spec(config), config.data.clip_s)
+    found = window.Window(model, host_loader.loader_spec(config), fields.heard_s(config))
     found.sums = {}
     assert "clips_per_s" not in found.close(1)  # that window compiled
     found.sums = {}
