@@ -153,7 +153,7 @@ def prepare_data(config, workdir, report) -> Data:
     else of the checkpoint (the workdir's own, or the one of config.init_from), where there is one;
     else they are measured.
     """
-    labelled = _labelled(config)
+    labelled = _clips_with_labels(config)
     own = distributed.on_first(lambda: checkpoint.read_meta(workdir))
     names = own["label_names"] if own and config.task != "pretrain" else None
     (train_source, eval_source), known = clips.open_all(
@@ -179,7 +179,7 @@ def prepare_data(config, workdir, report) -> Data:
     return Data(train_source, eval_source, train_source.label_names, found, known, labelled)
 
 
-def _labelled(config):
+def _clips_with_labels(config):
     """The clips of config.monitor, where a pre-training run has any."""
     if config.task != "pretrain" or not config.monitor.manifest:
         return None
