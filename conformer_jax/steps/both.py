@@ -119,5 +119,6 @@ def forward(train_state, params, batch, *, train):
         model, params, pooled, made.counts, batch, options.rows
     )
     loss = loss + options.weight * masked / math.log(1 + model.objective.num_distractors)
+    pairs |= clip_pairs | clip_contrast.of_views(made, batch)
     count = made.counts.sum()
-    return loss * count, pairs | clip_pairs | {"loss": (loss * count, count)}, None
+    return loss * count, pairs | {"loss": (loss * count, count)}, None

@@ -65,7 +65,12 @@ def forward(train_state, params, batch, *, train):
     rows = train_state.options.rows
     loss, pairs = loss_of(model, params, pooled, made.counts, batch, rows)
     count = made.counts.sum()
-    return loss * count, pairs | {"loss": (loss * count, count)}, None
+    return loss * count, pairs | of_views(made, batch) | {"loss": (loss * count, count)}, None
+
+
+def of_views(made, batch):
+    """Pairs of what was drawn."""
+    return {"view_silence": metrics.weighted(made.silence, batch["valid"])}
 
 
 def outputs(pooled, counts, batch):

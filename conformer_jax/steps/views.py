@@ -49,11 +49,13 @@ class ViewSpec:
 
 class Views(NamedTuple):
     """features [B, 2, L, F]; shown [B, 2, L // stride] bool, which tokens are heard; counts [B]
-    float32, 0 for what makes no pair: rows that are not valid, and silence."""
+    float32, 0 for what makes no pair: rows that are not valid, and silence; silence [B], which
+    share of their frames digital silence is."""
 
     features: jax.Array
     shown: jax.Array
     counts: jax.Array
+    silence: jax.Array
 
 
 def make_spec(v, *, hop_s: float, stride: int, num_mels: int) -> ViewSpec:
@@ -107,14 +109,14 @@ def make(batch, features_spec, spec: ViewSpec, *, mix: bool) -> Views:
     per_view = jax.vmap(_window, (None, None, None, 0, None))
     low = silence(features_spec)
     views, sounds = jax.vmap(per_view, (0, None, 0, 0, None))(features, low, length, keys, spec)
-    counts = batch["valid"] * sounds.all(1) * (length > 0)
+    counts = batch["valid"] * (sounds > 0).all(1) * (length > 0)
     if mix and spec.mixup and len(views) > 1:
         views = _mixed(views, keys, counts, spec)
     views = jax.vmap(jax.vmap(_coloured, (0, 0, None)), (0, 0, None))(views, keys, spec)
     shown = jax.vmap(_shown, (0, None))(keys[:, 0], spec)
     second = jax.vmap(_without_bands, (0, 0, None))(views[:, 1], keys[:, 1], spec)
     shown = jnp.stack([shown, jnp.ones_like(shown)], axis=1)
-    return Views(jnp.stack([views[:, 0], second], axis=1), shown, counts)
+    return Views(jnp.stack([views[:, 0], second], axis=1), shown, counts, 1.0 - sounds.mean(1))
 
 
 def _draws(key, part, shape=(), least=0.0, most=1.0):
@@ -126,7 +128,7 @@ def _window(x, low, length, key, spec):
     """A stretched window of one clip, x [T, F], of which `length` frames are real.
 
     Returns:
-      [L, F]; whether any of it is above `low` [F], digital silence.
+      [L, F]; the share of its frames that are above `low` [F], digital silence.
     """
     bins = x.shape[1]
     length = jnp.maximum(length, 1)
@@ -144,7 +146,7 @@ def _window(x, low, length, key, spec):
     share = (place - before)[:, None]
     x = (1 - share) * x[before % length] + share * x[(before + 1) % length]
     # Here, since stretching in frequency moves silence into bins that are normalised otherwise.
-    sounds = (x > low).any()
+    sounds = (x > low).any(1).mean()
     height = bins * jnp.minimum(_draws(key, 2, (), *spec.height), 1.0)
     lowest = _draws(key, 3) * (bins - height)
     place = jnp.clip(lowest + (jnp.arange(bins) + 0.5) * height / bins - 0.5, 0.0, bins - 1.0)

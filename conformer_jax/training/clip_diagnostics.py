@@ -43,7 +43,7 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
     ranges = {
         "clip_accuracy": Range(
             min(10 * record.get("clip_chance", 0.0), 0.3),
-            0.99,
+            0.97,
             "near chance nothing is learned yet; near 1 the views are too easy to match: raise "
             "views.mixup, views.equaliser or views.hidden_time, and look for clips twice in the "
             "corpus",
@@ -56,9 +56,10 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
         ),
         "clip_similarity_positive": Range(
             record.get("clip_similarity_negative", 0.0) + 0.15,
-            1.0,
-            "two views of a clip are hardly more alike than those of different clips: train "
-            "longer; where it does not rise, lower optimizer.learning_rate",
+            0.93,
+            "below it two views of a clip are hardly more alike than those of different clips: "
+            "train longer, where it does not rise with a lower optimizer.learning_rate; above it "
+            "the views are too easy to match, as without views.height, .mixup and .equaliser",
         ),
         "uniformity": Range(
             -4.5,
@@ -82,6 +83,13 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
             0.9,
             1.0,
             "many clips made no pair since a view of them was digital silence: look at the audio",
+        ),
+        "view_silence": Range(
+            0.0,
+            0.25,
+            "that share of the views is digital silence, such as files are padded with: how much "
+            "of it a file has gives the pair away; cut it off (python -m conformer_jax.prepare "
+            "any --trim=60)",
         ),
     }
     if guess.is_nt_xent and low < high:

@@ -12,7 +12,14 @@ from conformer_jax.training import clip_diagnostics
 from conformer_jax.training.clip_diagnostics import ClipGuess, Range
 
 # What is watched while a run goes on: it does not come back by itself.
-WATCHED = ("target_deviation", "code_perplexity", "finite", "embedding_deviation", "clips_paired")
+WATCHED = (
+    "target_deviation",
+    "code_perplexity",
+    "finite",
+    "embedding_deviation",
+    "clips_paired",
+    "view_silence",
+)
 # Falls of `neighbors_accuracy` that count, in standard errors of the difference of two steps.
 _ERRORS = 2.0
 
@@ -212,7 +219,7 @@ def final_record(train: dict, held_out: dict) -> dict:
 
     That is a batch's own, and a few held-out clips spread less than a batch of training.
     """
-    of_training = ("target_deviation", "clips_paired")
+    of_training = ("target_deviation", "clips_paired", "view_silence")
     spread = {name: value for name, value in train.items() if name in of_training}
     return {**train, **held_out, **spread}
 

@@ -97,6 +97,14 @@ def test_silence_and_bad_audio_are_no_pair():
     np.testing.assert_array_equal(make(batch).counts, [1, 0, 0, 1])
 
 
+def test_the_share_of_silence_is_that_of_the_frames():
+    """As of files that are padded, whose length would give them away."""
+    batch = batch_of((40000,) * 3, silent=(2,))
+    batch["audio"][1, 15000:] = 0  # of 30640 that a view is long, from wherever it begins
+    made = make(batch, dataclasses.replace(PLAIN, window=(250 / 192, 250 / 192)))
+    np.testing.assert_allclose(made.silence, [0, 25000 / 40000, 1], atol=0.02)
+
+
 def test_silence_stretched_in_frequency_is_silence():
     """Though then it lies in bins whose silence is another number."""
     spec = dataclasses.replace(PLAIN, height=(0.7, 0.7))

@@ -77,6 +77,7 @@ HEALTHY_CLIPS = {
     "embedding_deviation": 0.95,
     "effective_rank": 60.0,
     "clips_paired": 1.0,
+    "view_silence": 0.04,
     "clips_judged": 171.0,
     "finite": 1.0,
 }
@@ -92,14 +93,16 @@ def clip_guess():
     [
         ("clip_loss", 4.8, "does not learn"),
         ("clip_loss", 0.65, "too easy"),
-        ("clip_accuracy", 0.995, "too easy"),
+        ("clip_accuracy", 0.975, "too easy"),
         ("clip_accuracy", 0.01, "nothing is learned"),
         ("retrieval_at_1", 0.02, "train longer"),
         ("clip_similarity_positive", 0.1, "hardly more alike"),
+        ("clip_similarity_positive", 0.96, "too easy"),
         ("uniformity", -0.5, "collapse"),
         ("embedding_deviation", 0.1, "collapsed"),
         ("effective_rank", 3.0, "few dimensions"),
         ("clips_paired", 0.5, "silence"),
+        ("view_silence", 0.39, "padded"),
     ],
 )
 def test_each_trouble_of_clip_contrast_is_named(clip_guess, name, value, mend):
