@@ -20,6 +20,7 @@ import dataclasses
 import importlib
 import importlib.util
 import itertools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -151,11 +152,23 @@ def train_plan(source, spec: LoaderSpec, host, num_hosts):
     return plan
 
 
-def _check_files(source):
-    """Raises DataError where no clip has another to be told from."""
+def check_held_out(source) -> None:
+    """Warns where no held-out clip has another to be told from."""
+    if _of_one_file(source):
+        logging.warning(
+            "WARNING the held-out clips are of one file, so that nothing will say how well clips "
+            "are told apart: hold out more, such as --config.data.eval_share=0.2"
+        )
+
+
+def _of_one_file(source):
     files = map(source.whole, range(len(source)))
     first = next(files, None)
-    if all(file == first for file in files):  # ends at the first that differs
+    return all(file == first for file in files)  # ends at the first that differs
+
+
+def _check_files(source):
+    if _of_one_file(source):
         raise DataError(
             f"the {len(source)} clips to train on, beside what is held out, are of one file, and "
             f"this objective tells clips of different files apart: add recordings, or take "

@@ -171,6 +171,8 @@ class _Run:
         step = self.begun.step
         if not self.begun.finished:  # what the clips make impossible is said before compiling
             host_loader.train_plan(train_source, spec, *place[1:])(step)
+            if spec.distinct:
+                host_loader.check_held_out(data.held_out)
         if new and not self.begun.finished:
             self._compile(host_loader.empty_batch(train_source, spec, jax.process_count()))
         if step:

@@ -273,6 +273,15 @@ def test_clips_of_one_file_have_none_to_be_told_from(loader):
     take(loader, source, host_loader.loader_spec(config), steps=1)
 
 
+def test_held_out_clips_of_one_file_are_warned_of(caplog):
+    source = Ramps(6, ())
+    host_loader.check_held_out(source)
+    assert not caplog.records
+    source.whole = lambda i: 7
+    host_loader.check_held_out(source)
+    assert "the held-out clips are of one file" in caplog.text
+
+
 def test_loud_samples_are_clipped_and_unlabelled_rows_left_out():
     class Loud(Ramps):
         def labels(self, i):
