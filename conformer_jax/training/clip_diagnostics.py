@@ -36,6 +36,23 @@ class ClipGuess:
         return math.log1p((2 * self.batch_size - 2) * math.exp(-1 / self.temperature))
 
 
+# What was drawn for a batch.
+_OF_VIEWS = {
+    "clips_paired": Range(
+        0.9,
+        1.0,
+        "many clips made no pair since a view of them was digital silence: look at the audio",
+    ),
+    "view_silence": Range(
+        0.0,
+        0.25,
+        "that share of the views is digital silence, such as files are padded with: how much "
+        "of it a file has gives the pair away; cut it off (python -m conformer_jax.prepare "
+        "any --trim=60)",
+    ),
+}
+
+
 def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
     """Metric name -> range; `record` is a logged one, of training or of the held-out clips."""
     low, high = guess.floor + 0.15, guess.chance - 0.3
@@ -79,18 +96,7 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
             "the embeddings use few dimensions (dimensional collapse): make the views less easy "
             "(views.mixup, views.equaliser) or lower optimizer.learning_rate",
         ),
-        "clips_paired": Range(
-            0.9,
-            1.0,
-            "many clips made no pair since a view of them was digital silence: look at the audio",
-        ),
-        "view_silence": Range(
-            0.0,
-            0.25,
-            "that share of the views is digital silence, such as files are padded with: how much "
-            "of it a file has gives the pair away; cut it off (python -m conformer_jax.prepare "
-            "any --trim=60)",
-        ),
+        **_OF_VIEWS,
     }
     if guess.is_nt_xent and low < high:
         ranges["clip_loss"] = Range(
