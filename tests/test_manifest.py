@@ -272,6 +272,7 @@ def test_what_cannot_be_cut_is_said(tmp_path, capsys):
         (39, 400, "tiny", False),  # a twentieth of which is less than two files
         (1, 1, "tiny", True),
         (50, 50, "tiny", True),
+        (25, 50, "tiny", False),  # which are parts
     ],
 )
 def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, segment):

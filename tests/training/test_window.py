@@ -24,3 +24,9 @@ def test_hours_of_audio_are_those_that_a_step_hears(crop_s, heard_s, monkeypatch
     record = found.close(6)
     assert record["clips_per_s"] == pytest.approx(6 * 4 / 4.0)
     assert record["audio_hours_per_s"] == pytest.approx(6 * heard_s / 3600)
+
+
+def test_pre_training_hears_no_crops():
+    config = finetune.get_config("smoke")
+    config.task, config.classifier.crop_s = "pretrain", 0.5
+    assert fields.heard_s(config) == config.data.clip_s
