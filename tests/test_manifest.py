@@ -277,7 +277,7 @@ def test_what_cannot_be_cut_is_said(tmp_path, capsys):
 )
 def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, segment):
     sounds = [folder._Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
-    end = 10.0 if clips > files else None
+    end = 200.0 if clips > files else None
     listed = [folder._Clip(sound, (), end=end) for sound in sounds]
     said = "\n".join(folder_summary.advice("m.csv", listed, 0, again=False))
     assert f"--config=configs/pretrain.py:{variant} --config.data.manifest=m.csv" in said
