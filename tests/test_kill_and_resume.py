@@ -4,7 +4,7 @@ import pytest
 from kill_and_resume import kill_and_resume, stop_and_resume
 
 
-def test_five_kills_change_no_bit(tmp_path):
+def test_three_kills_change_no_bit(tmp_path):
     different, in_save = kill_and_resume(tmp_path, kills=3)
     assert different == []
     assert in_save >= 1
