@@ -139,6 +139,12 @@ _CLIP = (
         {"local_dimension": ""},
         "Healthy: it rises or stays level; a steady fall comes before collapse.",
     ),
+    Panel(
+        "Digital silence in the views",
+        "share of the frames",
+        {"view_silence": ""},
+        "Healthy: little. Files that are padded with it are told by how much they have.",
+    ),
 )
 _FINETUNE = (
     Panel(
@@ -258,11 +264,10 @@ def _chart(run, panel):
             points = run.series(name, split)
             if not points:
                 continue
-            held_out = split == "eval"
-            only = len(panel.names) == 1
+            only, dots = len(panel.names) == 1, split == "eval"
             told = name.startswith("neighbors_")  # of clips that are not the held-out ones
             label = label if only else shown if told else f"{shown}, {label}"
-            series.append(Series(label, points, colour + (held_out and only), dots=held_out))
+            series.append(Series(label, points, colour + (dots and only), dots=dots))
     if not series:
         return None
     steps = [record["step"] for record in run.records]

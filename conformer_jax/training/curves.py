@@ -32,6 +32,8 @@ _CLIP_PANELS = (
     ("spread of the embeddings", ("embedding_deviation",)),
     ("effective rank, held out", ("effective_rank", "pooled_rank")),
     ("uniformity, held out", ("uniformity",)),
+    ("local dimension, held out", ("local_dimension",)),
+    ("digital silence in the views", ("view_silence",)),
 )
 _OF_LABELLED = {"neighbors_accuracy": "all layers", "neighbors_accuracy_last": "last block"}
 _LABELLED_PANEL = ("labelled clips told by neighbours", tuple(_OF_LABELLED))
@@ -84,6 +86,8 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
         chance = _chance(guess, names[0], told if names == _LABELLED_PANEL[1] else newest)
         if chance is not None:
             axis.axhline(chance, color="grey", linestyle=":", label="chance")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     for axis in axes.flat:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
