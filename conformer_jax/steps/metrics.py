@@ -30,8 +30,15 @@ def single(value):
 
 
 def add(total, pairs):
-    """Adds two dicts of pairs; `total` None is the empty sum."""
-    return pairs if total is None else jax.tree.map(jnp.add, total, pairs)
+    """Adds two dicts of pairs; `total` None is the empty sum.
+
+    The names are those of `pairs`: a sum that an earlier version has left in a checkpoint may have
+    others.
+    """
+    if total is None:
+        return pairs
+    add_to = lambda name, pair: jax.tree.map(jnp.add, total[name], pair) if name in total else pair
+    return {name: add_to(name, pair) for name, pair in pairs.items()}
 
 
 def to_json(pairs):

@@ -309,3 +309,10 @@ def test_the_bootstrap_of_several_figures_at_once_some_infinite_some_undefined()
 def test_a_bootstrap_of_nothing_is_refused(settings):
     with pytest.raises(ValueError, match="resamples"):
         bootstrap_of_accuracy(*one_in(0.5, 10, 0), **settings)
+
+
+def test_a_sum_of_an_earlier_version_is_added_to():
+    """Without a metric that has come since, and with one that is gone."""
+    total = {"loss": (jnp.float32(3), jnp.float32(2)), "gone": (jnp.float32(1), jnp.float32(1))}
+    pairs = {"loss": (jnp.float32(1), jnp.float32(2)), "new": (jnp.float32(5), jnp.float32(2))}
+    assert metrics.means(metrics.add(total, pairs)) == {"loss": 1.0, "new": 2.5}
