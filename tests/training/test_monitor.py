@@ -42,6 +42,9 @@ def manifest(tmp_path_factory):
 def smoke(manifest, folds=()):
     config = pretrain.get_config("smoke")
     config.data.update(loader="threads", clip_s=0.5)
+    # As a large run has them: bfloat16, stacked blocks, averaged parameters.
+    config.conformer.update(dtype="bfloat16", scan_blocks=True)
+    config.optimizer.ema_decay = 0.5
     config.features.update(mean=(-4.0,) * 64, deviation=(3.0,) * 64)
     config.train.update(num_steps=4, log_every=2, eval_every=2)
     config.monitor.update(manifest=str(manifest), folds=folds, neighbors=3)
