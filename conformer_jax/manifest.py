@@ -17,7 +17,11 @@ def _parser():
         allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="DIR", help="folder to search")
-    parser.add_argument("--output", metavar="FILE", help="default: DIR/manifest.csv; replaced")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: DIR/manifest.csv; replaced where nothing in it is lost",
+    )
     parser.add_argument(
         "--label_from",
         default="parent",
@@ -58,6 +62,11 @@ def _parser():
         metavar="SECONDS",
         help="list longer recordings of DIR as parts of so many seconds, such as 10, each one clip",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the manifest, also where it has columns, folds or labels that are lost",
+    )
     return parser
 
 
@@ -76,6 +85,7 @@ def main(argv=None) -> int:
                 annotated,
                 args.add,
                 args.segment,
+                args.overwrite,
             )
         )
     except DataError as e:

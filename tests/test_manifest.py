@@ -65,6 +65,38 @@ def test_the_command_writes_a_manifest(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("edit", "again", "said"),
+    [
+        (lambda text: text, ["--folds=2"], None),
+        (lambda text: text, ["--label_from=top"], None),
+        (lambda text: text.replace(",dog,", ",,"), [], None),
+        (lambda text: text.replace(",dog,", ",hound,"), [], "the labels of 1 rows"),
+        (lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"), [], "the column fold"),
+        (lambda text: text.replace("\r\n", ",\r\n").replace("_s,", "_s,site"), [], None),
+        (lambda text: text.replace("\r\n", ",a\r\n").replace("_s,a", "_s,site"), [], "site"),
+        (lambda text: "no manifest at all", [], None),
+    ],
+)
+def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, said):
+    folder_of_sounds(tmp_path)
+    assert manifest.main([str(tmp_path)]) == 0
+    listed = tmp_path / "manifest.csv"
+    text = edit(listed.read_bytes().decode())
+    listed.write_bytes(text.encode())
+    (tmp_path / "manifest_unreadable.csv").unlink()
+    capsys.readouterr()
+    assert manifest.main([str(tmp_path), *again]) == (1 if said else 0)
+    if said:
+        error = capsys.readouterr().err
+        assert said in error
+        assert "--overwrite" in error
+        assert listed.read_bytes().decode() == text
+        assert not (tmp_path / "manifest_unreadable.csv").exists()
+        assert manifest.main([str(tmp_path), *again, "--overwrite"]) == 0
+    assert listed.read_bytes().decode() != "no manifest at all"
+
+
 def test_the_command_again_and_elsewhere(tmp_path, capsys):
     sounds, other = tmp_path / "sounds", tmp_path / "lists"
     sounds.mkdir()

@@ -5,6 +5,8 @@ import logging
 import pathlib
 import shlex
 
+from conformer_jax.data.audio import DataError
+from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, verdict
 from conformer_jax.training import curves, diagnostics, distributed, frozen, loop, progress
@@ -156,13 +158,28 @@ def _next(config, workdir):
     """The command to type next, with what it cannot know by itself."""
     if not config.next_command:
         return ""
-    command = config.next_command
-    if str(workdir) != f"runs/{config.name}":
+    command, data = config.next_command, config.data
+    variant = command.partition("configs/finetune.py:")[2]
+    if str(workdir) != (f"runs/pretrain_{variant}" if variant else "runs/pretrain"):
         command += f" --config.init_from={shlex.quote(str(workdir))}"
+    if data.manifest and not _has_labels(data.manifest):
+        return f"Next, with a manifest of labelled clips: {command} --config.data.manifest=LABELLED"
     for field in ("manifest", "prepared"):
-        if config.data[field]:
-            command += f" --config.data.{field}={shlex.quote(config.data[field])}"
+        if data[field]:
+            command += f" --config.data.{field}={shlex.quote(data[field])}"
+    if data.manifest and data.eval_folds:
+        command += f" --config.data.eval_folds={shlex.quote(str(tuple(data.eval_folds)))}"
+    elif data.manifest:  # what pre-training has not heard
+        command += f" --config.data.eval_share={data.eval_share:g}"
     return f"Next: {command}"
+
+
+def _has_labels(path):
+    """False where no clip of the manifest has a label."""
+    try:
+        return any(row.labels for row in read_manifest(path))
+    except DataError:  # lost since
+        return True
 
 
 def _lines(path):

@@ -12,7 +12,7 @@ from conformer_jax.data import folder_summary as summary
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
-from conformer_jax.data.manifest import join_labels, read_manifest, read_records
+from conformer_jax.data.manifest import join_labels, read_manifest, read_records, split_labels
 from conformer_jax.data.tree import find
 
 _SHORTEST_S = 1.0  # of a part
@@ -57,6 +57,7 @@ def write_manifest(
     annotated=None,
     add=None,
     segment=0.0,
+    overwrite=False,
 ) -> str:
     """Writes a manifest of the audio below `folder`; returns a summary to print.
 
@@ -65,21 +66,22 @@ def write_manifest(
 
     Args:
       folder: to search.
-      output: CSV to write (an existing one is replaced as a whole); None for manifest.csv in
-        `folder`.
+      output: CSV to write (an existing one is replaced as a whole, if nothing that was filled in
+        is lost); None for manifest.csv in `folder`.
       folds: fill `fold` with 1 to this many (`folds.deal`); 0: not.
       label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
         first below `folder`, '2', the second, and so on, or 'none'.
-      group: files of one group come to lie in one fold. A column of the CSV that is replaced, or a
-        regular expression for `name`s. It is written as a column, 'group' in the latter case.
+      group: a column of the CSV that is replaced, or a regular expression for `name`s, written as
+        the column 'group': files of one group come to lie in one fold.
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
       segment: s; longer files become a row a part of this length, those of one in one fold; 0: not.
+      overwrite: replace `output` whatever it says.
 
     Raises:
-      DataError: one fold, no such folder or level, no audio in it, groups without folds or too few,
-        annotations and a segment, or `output` may not be written.
+      DataError: no such folder or level, no audio in it, arguments that do not go together, what
+        is in `output` would be lost, or it may not be written.
       OSError: it cannot be, because the disk is full or broken; what was there before is kept.
     """
     folder, output, unreadable_list = _check(folder, output, folds, label_from, group)
@@ -93,21 +95,16 @@ def write_manifest(
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
+    _check_nothing_lost(output, columns, () if overwrite else rows, annotated)
     _list_unreadable(unreadable, unreadable_list)
     texts, by_extension = summary.kinds(unreadable)
     if not rows:
-        why = summary.why_none(unreadable_list, by_extension)
-        raise DataError(f"{folder} contains no readable audio{why}")
+        raise DataError(summary.none(folder, unreadable_list, by_extension))
     _replace(output, columns, rows)
-    lines = [
-        f"Wrote {output}",
-        *told,
-        *summary.single(clips),
-        *summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list),
-        *(summary.dealt_folds(folds, clips, dealt, grouped) if folds else ()),
-        *summary.advice(output, clips, folds, again=bool(add)),
-    ]
-    return "\n".join(lines)
+    told = [f"Wrote {output}", *told, *summary.single(clips)]
+    told += summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list)
+    told += summary.dealt_folds(folds, clips, dealt, grouped) if folds else ()
+    return "\n".join([*told, *summary.advice(output, clips, folds, again=bool(add))])
 
 
 def _whole_files(sounds, label_from, segment):
@@ -287,6 +284,35 @@ def _groups(group, output, names):
             of_name = {record["path"]: (record[group] or "").strip() for record in records}
             return group, [of_name.get(name) or None for name in names]
     return "group", groups_by_pattern(group, names)
+
+
+def _check_nothing_lost(output, columns, rows, annotated):
+    """Raises DataError where `output` has what was filled in by hand or asked for before, folds or
+    parts, and is not in the new rows."""
+    if not rows or not output.exists():
+        return
+    try:
+        old = [record for _, record in read_records(output)]
+    except DataError:  # no manifest
+        return
+    new = [dict(zip(columns, row, strict=True)) for row in rows]
+    filled = lambda rows: {c for row in rows for c, value in row.items() if value not in (None, "")}
+    # A label is looked at by itself, a group is made from the names.
+    lost = [f"the column {c}" for c in sorted(filled(old) - filled(new) - {"label", "group"})]
+    labels = {row["path"]: row["label"] for row in new}
+    changed = 0
+    for record in old if not annotated else ():
+        name, label = record["path"], (record.get("label") or "").strip()
+        # What a folder is called is no loss, whichever is asked for now.
+        if labels.get(name, label) != label and not {*split_labels(label)} <= {*Path(name).parts}:
+            changed += 1
+    if changed:
+        lost.append(f"the labels of {changed} rows, which no folder gives them")
+    if lost:
+        raise DataError(
+            f"{output} has what the new one would not: {', '.join(lost)}. --overwrite replaces it, "
+            f"--output=FILE writes another"
+        )
 
 
 def _replace(path, columns, rows) -> None:

@@ -24,6 +24,9 @@ def contents(sounds, labels, label_from):
     classes = sorted(set(labels) - {""})
     yield f"  files       {len(sounds)}, {sum(sound.seconds for sound in sounds) / 3600:.2f} h"
     yield f"  classes     {len(classes)}" + (f": {some(classes, _CLASSES)}" if classes else "")
+    plain = [sound.name for sound, label in zip(sounds, labels, strict=True) if not label]
+    if classes and plain:
+        yield f"  no label    {len(plain)} files in no such folder: {some(plain)}"
     if label_from == "none":
         return
     depth = max(len(sound.folders) for sound in sounds)
@@ -116,12 +119,13 @@ def some(names, most=_SHOWN) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def why_none(unreadable_list, by_extension):
-    """Why nothing is listed, as far as it is known."""
+def none(folder, unreadable_list, by_extension):
+    """That nothing is listed and, as far as it is known, why."""
+    said = f"{folder} contains no readable audio"
     if not unreadable_list.exists():
-        return ""
+        return said
     kinds = ", ".join(f"{n} {kind}" for kind, n in by_extension.most_common(_SHOWN))
-    return f"; {f'{kinds}; ' if kinds else ''}what it contains is listed in {unreadable_list}"
+    return f"{said}; {f'{kinds}; ' if kinds else ''}what it contains is listed in {unreadable_list}"
 
 
 def kinds(unreadable):

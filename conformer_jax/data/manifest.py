@@ -10,9 +10,11 @@ part begins or ends as the file does.
 
 import csv
 import difflib
+import errno
 import math
 import os
 import re
+import stat
 from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
@@ -159,8 +161,13 @@ def check_exists(path, field="manifest") -> None:
     """Raises the DataError of `read_manifest` for a file that is not there; field: of config.data,
     or with its section, for the message."""
     try:
-        os.stat(path)
+        status = os.stat(path)
     except OSError as e:
+        raise DataError(_unreadable(path, e, field)) from None
+    if stat.S_ISDIR(status.st_mode):
+        inside = os.path.join(path, "manifest.csv")
+        hint = f"; {inside} is there: is that meant?" if os.path.isfile(inside) else ""
+        e = OSError(errno.EISDIR, os.strerror(errno.EISDIR) + hint)
         raise DataError(_unreadable(path, e, field)) from None
 
 

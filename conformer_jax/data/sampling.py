@@ -49,7 +49,9 @@ def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np
     if batch_size > num_examples:
         raise DataError(
             f"config.data.batch_size = {batch_size}, but there are only {num_examples} clips to "
-            f"train on, and none may be twice in a batch of this objective: choose smaller batches"
+            f"train on, and none may be twice in a batch of this objective: list more, take "
+            f"--config.data.batch_size={1 << max(num_examples, 1).bit_length() - 1}, or the "
+            f"objective that needs no others (--config=configs/pretrain.py:tiny)"
         )
     epoch, place = divmod(step, num_examples // batch_size)
     rows = slice(place * batch_size, (place + 1) * batch_size)

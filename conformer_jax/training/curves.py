@@ -85,7 +85,7 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
             _lines(axis, names, control, ", from scratch", color="tab:red")
         chance = _chance(guess, names[0], told if names == _LABELLED_PANEL[1] else newest)
         if chance is not None:
-            axis.axhline(chance, color="grey", linestyle=":", label="chance")
+            axis.axhline(chance, color="grey", linestyle=":", label=_if_seen(axis, chance))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes.flat:
@@ -113,7 +113,7 @@ def _chance(guess, name, newest):
     if guess is None:
         return newest.get(f"chance_{name}")
     if name == "clip_loss" and guess.clip.is_nt_xent:
-        return guess.clip.chance
+        return guess.clip.of(newest).chance
     if name == "contrastive_loss":
         return math.log(1 + guess.num_distractors)
     of = {
@@ -134,12 +134,19 @@ def _panel(axis, title, names, records, ranges):
         if math.isfinite(healthy.low):  # not where it starts from what was not finite
             # Matplotlib cannot draw what has no end.
             high = healthy.high if math.isfinite(healthy.high) else max(top, healthy.low)
-            axis.axhspan(healthy.low, high, color="tab:green", alpha=0.12, label="healthy")
+            span = axis.axhspan(healthy.low, high, color="tab:green", alpha=0.12)
+            span.set_label("healthy" if healthy.low <= top and high >= bottom else None)
         axis.set_ylim(bottom, top)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.3)
+
+
+def _if_seen(axis, level):
+    """The legend's word for chance; None, which leaves it out, where it lies outside the axis."""
+    bottom, top = axis.get_ylim()
+    return "chance" if bottom <= level <= top else None
 
 
 def _lines(axis, names, records, whose="", **look):

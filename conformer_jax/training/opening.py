@@ -164,9 +164,10 @@ def prepare_data(config, workdir, report) -> Data:
         origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))
         if origin is None:
             raise UserError(
-                f"config.init_from = {config.init_from!r} holds no checkpoint: pre-train first "
-                f"(python -m conformer_jax.main --config=configs/pretrain.py, same variant), "
-                f"or give --config.init_from='' to train from scratch"
+                f"config.init_from = {config.init_from!r} holds no checkpoint: name the --workdir "
+                f"of a pre-training run (python -m conformer_jax.main "
+                f"--config=configs/pretrain.py makes one), or --config.init_from=pretrained:tiny "
+                f"for the encoder that comes along, or '' to train from scratch"
             )
         _check_same_encoder(origin["config"], config)
     found = _known_statistics(config.features, origin)

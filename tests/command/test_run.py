@@ -3,6 +3,7 @@
 import shlex
 
 import numpy as np
+import pytest
 
 from configs import pretrain
 from conformer_jax.command import run
@@ -13,12 +14,33 @@ def test_the_next_command_can_be_pasted_whatever_the_paths():
     config = pretrain.get_config("smoke")
     config.data.manifest = "my sounds/it's.csv"
     said = run._next(config, "my runs/$1")
-    assert shlex.split(said)[-2:] == [
+    assert shlex.split(said)[-3:] == [
         "--config.init_from=my runs/$1",
         "--config.data.manifest=my sounds/it's.csv",
+        "--config.data.eval_share=0.05",
     ]
     assert "python -m conformer_jax.main --config=configs/finetune.py:smoke --config" in said
     assert run._next(config, f"runs/{config.name}").count("init_from") == 0
+
+
+@pytest.mark.parametrize("variant", ["clip", "both", "tiny_clip"])
+def test_the_next_command_names_a_run_that_its_config_would_not_find(variant):
+    config = pretrain.get_config(variant)
+    said = run._next(config, f"runs/{config.name}")
+    assert said.endswith(f" --config.init_from=runs/pretrain_{variant}")
+    assert f"--config=configs/finetune.py{':tiny' if variant == 'tiny_clip' else ''} " in said
+
+
+def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
+    config = pretrain.get_config("tiny")
+    config.data.update(manifest=str(tmp_path / "manifest.csv"), eval_share=0.2)
+    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\n")
+    assert run._next(config, "runs/a").endswith(" --config.data.eval_share=0.2")
+    config.data.eval_folds = ("1", "2")
+    assert shlex.split(run._next(config, "runs/a"))[-1] == "--config.data.eval_folds=('1', '2')"
+    (tmp_path / "manifest.csv").write_text("path,label\na.wav,\n")
+    assert run._next(config, "runs/a").startswith("Next, with a manifest of labelled clips: ")
+    assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
 
 
 def test_the_table_says_once_more_what_is_without_labels_that_training_lacked():

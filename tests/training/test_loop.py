@@ -616,5 +616,5 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
 def test_a_missing_pretraining_run_is_named_with_the_command_to_type(tmp_path):
     tuned = smoke("finetune")
     tuned.init_from = str(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"nothing' holds no checkpoint: pre-train first"):
+    with pytest.raises(UserError, match=r"nothing' holds no checkpoint: name .*pretrained:tiny"):
         loop.train_and_evaluate(tuned, tmp_path / "run")
