@@ -24,9 +24,9 @@ def get_config(variant: str = ""):
     config = base.get_config()
     config.task = "pretrain"
     config.name = f"pretrain_{variant}" if variant else "pretrain"
-    # What target='gumbel' learns with from the start and keeps its codes in use (docs/results.md);
-    # wav2vec 2.0's are the defaults, 'linear' and 'random'.
-    config.quantizer.update(logits="distance", init="clusters")
+    # What target='gumbel' learns with from the start, keeps its codes in use and is worth what
+    # linear targets are (docs/results.md); the defaults are wav2vec 2.0's.
+    config.quantizer.update(logits="distance", init="clusters", num_groups=8, sharpness=100.0)
     if variant in table.PRETRAIN:
         table.pretrain(config, variant)
         config.next_command = (
@@ -65,7 +65,8 @@ def demo(config):
     config.train.log_every = 10
     config.train.eval_every = 50
     config.checkpoint.every_steps = 100
-    config.quantizer.num_entries = 64  # as many clips as the demo hears cannot fill 320
+    # As many clips as the demo hears cannot fill 320.
+    config.quantizer.update(num_entries=64, num_groups=2, sharpness=30.0)
 
 
 def clip(config):
