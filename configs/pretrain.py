@@ -29,9 +29,10 @@ def get_config(variant: str = ""):
     config.quantizer.update(logits="distance", init="clusters", num_groups=8, sharpness=100.0)
     if variant in table.PRETRAIN:
         table.pretrain(config, variant)
-        config.next_command = (
-            "python -m conformer_jax.main --config=configs/finetune.py:audioset20k"
-        )
+        if variant == "audioset_small":  # whose size those of the table have
+            config.next_command = (
+                "python -m conformer_jax.main --config=configs/finetune.py:audioset20k"
+            )
         return config
     make = {
         "": demo,

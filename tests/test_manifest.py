@@ -71,11 +71,26 @@ def test_the_command_writes_a_manifest(tmp_path):
         (lambda text: text, ["--folds=2"], None),
         (lambda text: text, ["--label_from=top"], None),
         (lambda text: text.replace(",dog,", ",,"), [], None),
-        (lambda text: text.replace(",dog,", ",hound,"), [], "the labels of 1 rows"),
-        (lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"), [], "the column fold"),
-        (lambda text: text.replace("\r\n", ",\r\n").replace("_s,", "_s,site"), [], None),
-        (lambda text: text.replace("\r\n", ",a\r\n").replace("_s,a", "_s,site"), [], "site"),
-        (lambda text: "no manifest at all", [], None),
+        (lambda text: text.replace(",dog,", ",hound,"), [], "1 labels that no folder gives"),
+        (lambda text: text.replace("dog/1.wav,dog", "./dog/1.wav,hound"), [], "1 labels"),
+        (lambda text: text + "gone.wav,wolf,,1\r\n", [], "1 labels"),
+        (lambda text: text + "gone/wolf/1.wav,wolf,,1\r\n", [], None),
+        (lambda text: text.replace(",dog,", ",hound,"), ["--annotations=audacity"], "1 labels"),
+        (
+            lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"),
+            [],
+            "of the column fold",
+        ),
+        (lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], None),
+        (lambda text: text.replace("_s", "_s,site").replace(".500", ".500,"), [], None),
+        (
+            lambda text: text.replace("_s", "_s,site").replace(".500", ".500,a"),
+            [],
+            "4 values",
+        ),
+        (lambda text: text.replace("_s", "_s,group").replace(".500", ".500,a"), [], "column group"),
+        (lambda text: text.replace("path", "file"), [], "no column 'path'"),
+        (lambda text: "", [], None),
     ],
 )
 def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, said):
@@ -85,6 +100,7 @@ def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, s
     text = edit(listed.read_bytes().decode())
     listed.write_bytes(text.encode())
     (tmp_path / "manifest_unreadable.csv").unlink()
+    (tmp_path / "dog" / "1.txt").write_text("0.1\t0.2\tbark\n")
     capsys.readouterr()
     assert manifest.main([str(tmp_path), *again]) == (1 if said else 0)
     if said:
@@ -94,7 +110,23 @@ def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, s
         assert listed.read_bytes().decode() == text
         assert not (tmp_path / "manifest_unreadable.csv").exists()
         assert manifest.main([str(tmp_path), *again, "--overwrite"]) == 0
-    assert listed.read_bytes().decode() != "no manifest at all"
+    assert read_manifest(listed)
+
+
+def test_parts_with_labels_of_their_own_are_listed_again(tmp_path):
+    folder_of_sounds(tmp_path)
+    track, added = tmp_path / "dog" / "1.txt", tmp_path / "more.csv"
+    added.write_text("path,label,start,end\n4.ogg,wren,0,0.2\n4.ogg,robin,0.2,0.4\n")
+    for line in ("0.1\t0.2\tbark\n", "0.1\t0.3\thowl\n"):
+        track.write_text(line)
+        again = [str(tmp_path), "--annotations=audacity", f"--add={added}"]
+        assert manifest.main(again) == 0
+    assert manifest.main([str(tmp_path), f"--add={added}"]) == 1  # howl is not listed then
+    assert sorted(row["label"] for row in table(tmp_path / "manifest.csv")) == [
+        "howl",
+        "robin",
+        "wren",
+    ]
 
 
 def test_the_command_again_and_elsewhere(tmp_path, capsys):

@@ -164,20 +164,20 @@ def _next(config, workdir):
         command += f" --config.init_from={shlex.quote(str(workdir))}"
     if data.manifest and not _has_labels(data.manifest):
         return f"Next, with a manifest of labelled clips: {command} --config.data.manifest=LABELLED"
-    for field in ("manifest", "prepared"):
+    for field in ("manifest", "prepared", "tfds_name"):
         if data[field]:
             command += f" --config.data.{field}={shlex.quote(data[field])}"
-    if data.manifest and data.eval_folds:
+    if data.eval_folds:  # what pre-training has not heard
         command += f" --config.data.eval_folds={shlex.quote(str(tuple(data.eval_folds)))}"
-    elif data.manifest:  # what pre-training has not heard
+    elif data.manifest or data.prepared:
         command += f" --config.data.eval_share={data.eval_share:g}"
     return f"Next: {command}"
 
 
 def _has_labels(path):
-    """False where no clip of the manifest has a label."""
+    """False where the clips of the manifest have not even two labels."""
     try:
-        return any(row.labels for row in read_manifest(path))
+        return len({label for row in read_manifest(path) for label in row.labels}) > 1
     except DataError:  # lost since
         return True
 

@@ -12,7 +12,8 @@ from conformer_jax.data import folder_summary as summary
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
-from conformer_jax.data.manifest import join_labels, read_manifest, read_records, split_labels
+from conformer_jax.data.manifest import join_labels, read_manifest, read_records
+from conformer_jax.data.overwriting import check_nothing_lost
 from conformer_jax.data.tree import find
 
 _SHORTEST_S = 1.0  # of a part
@@ -95,7 +96,10 @@ def write_manifest(
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
     columns, rows, dealt, grouped = _table(clips, output, folds, group)
-    _check_nothing_lost(output, columns, () if overwrite else rows, annotated)
+    if rows and not overwrite:
+        asked = {"fold" if folds else "", *(("group", columns[-1]) if group else ())}
+        table = zip(clips, rows, strict=True)
+        check_nothing_lost(output, columns, table, asked=asked, annotated=bool(annotated))
     _list_unreadable(unreadable, unreadable_list)
     texts, by_extension = summary.kinds(unreadable)
     if not rows:
@@ -284,35 +288,6 @@ def _groups(group, output, names):
             of_name = {record["path"]: (record[group] or "").strip() for record in records}
             return group, [of_name.get(name) or None for name in names]
     return "group", groups_by_pattern(group, names)
-
-
-def _check_nothing_lost(output, columns, rows, annotated):
-    """Raises DataError where `output` has what was filled in by hand or asked for before, folds or
-    parts, and is not in the new rows."""
-    if not rows or not output.exists():
-        return
-    try:
-        old = [record for _, record in read_records(output)]
-    except DataError:  # no manifest
-        return
-    new = [dict(zip(columns, row, strict=True)) for row in rows]
-    filled = lambda rows: {c for row in rows for c, value in row.items() if value not in (None, "")}
-    # A label is looked at by itself, a group is made from the names.
-    lost = [f"the column {c}" for c in sorted(filled(old) - filled(new) - {"label", "group"})]
-    labels = {row["path"]: row["label"] for row in new}
-    changed = 0
-    for record in old if not annotated else ():
-        name, label = record["path"], (record.get("label") or "").strip()
-        # What a folder is called is no loss, whichever is asked for now.
-        if labels.get(name, label) != label and not {*split_labels(label)} <= {*Path(name).parts}:
-            changed += 1
-    if changed:
-        lost.append(f"the labels of {changed} rows, which no folder gives them")
-    if lost:
-        raise DataError(
-            f"{output} has what the new one would not: {', '.join(lost)}. --overwrite replaces it, "
-            f"--output=FILE writes another"
-        )
 
 
 def _replace(path, columns, rows) -> None:

@@ -47,11 +47,13 @@ def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np
     there are fewer examples than a batch has rows.
     """
     if batch_size > num_examples:
+        smaller = 1 << num_examples.bit_length() - 1 if num_examples >= 8 else 0
         raise DataError(
             f"config.data.batch_size = {batch_size}, but there are only {num_examples} clips to "
-            f"train on, and none may be twice in a batch of this objective: list more, take "
-            f"--config.data.batch_size={1 << max(num_examples, 1).bit_length() - 1}, or the "
-            f"objective that needs no others (--config=configs/pretrain.py:tiny)"
+            f"train on, and none may be twice in a batch of this objective: list more"
+            + (f", take --config.data.batch_size={smaller}" if smaller else "")
+            + ", or the objective that needs no others, config.objective='wav2vec2' "
+            "(--config=configs/pretrain.py:tiny)"
         )
     epoch, place = divmod(step, num_examples // batch_size)
     rows = slice(place * batch_size, (place + 1) * batch_size)

@@ -297,8 +297,9 @@ def _levels(run, name):
     newest = run.last("eval") or run.last("train")
     guess = diagnostics.guess_of(run.config) if run.config is not None else None
     if name == "clip_loss" and guess is not None and guess.clip is not None:
-        clip = guess.clip.of(newest or {})
-        return (("chance", clip.chance), ("floor", clip.floor)) if clip.is_nt_xent else ()
+        if not guess.clip.is_nt_xent:
+            return ()
+        return (("chance", guess.clip.chance), ("floor", guess.clip.floor))
     if name == "contrastive_loss" and run.config is not None:
         return (("chance", math.log(1 + run.config.wav2vec2.num_distractors)),)
     key = {

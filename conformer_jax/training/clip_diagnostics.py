@@ -21,15 +21,9 @@ class Range:
 class ClipGuess:
     """What guessing depends on in clip contrast: N; tau; whether the loss is NT-Xent."""
 
-    batch_size: float
+    batch_size: int
     temperature: float
     is_nt_xent: bool
-
-    def of(self, record: dict) -> "ClipGuess":
-        """With the clips that a logged record was told among: batches of evaluation are others, and
-        are not full where few clips are held out."""
-        among = 1 / (record.get("clip_chance") or math.nan)  # views: 2 N - 1
-        return self if math.isnan(among) else dataclasses.replace(self, batch_size=(among + 1) / 2)
 
     @property
     def chance(self) -> float:
@@ -61,7 +55,6 @@ _OF_VIEWS = {
 
 def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
     """Metric name -> range; `record` is a logged one, of training or of the held-out clips."""
-    guess = guess.of(record)
     low, high = guess.floor + 0.15, guess.chance - 0.3
     rows = 2 * (record.get("clips_judged") or 1e9)  # no more dimensions than views
     ranges = {
@@ -119,7 +112,6 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
 def memorising(guess: ClipGuess, train: dict, held_out: dict) -> list[str]:
     """A sentence where training is far ahead of the held-out clips."""
     ahead = (held_out.get("clip_loss") or 0.0) - (train.get("clip_loss") or math.inf)
-    ahead -= guess.of(held_out).chance - guess.of(train).chance
     if not guess.is_nt_xent or not ahead > 1.0:
         return []
     return [
@@ -135,7 +127,7 @@ def summary(guess: ClipGuess, held_out: dict) -> str:
             "held-out clips: no figures, since fewer than two of different files make a pair: hold "
             "out more (data.eval_share), and look for silence, or for a run that diverged"
         )
-    chance = f" (chance {guess.of(held_out).chance:.2f})" if guess.is_nt_xent else ""
+    chance = f" (chance {guess.chance:.2f})" if guess.is_nt_xent else ""
     return (
         f"held-out clips: a view finds its other among {2 * held_out['clips_judged']:.0f} in "
         f"{held_out['retrieval_at_1']:.1%} of cases (chance {held_out['retrieval_chance']:.2%}); "

@@ -85,7 +85,9 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
             _lines(axis, names, control, ", from scratch", color="tab:red")
         chance = _chance(guess, names[0], told if names == _LABELLED_PANEL[1] else newest)
         if chance is not None:
-            axis.axhline(chance, color="grey", linestyle=":", label=_if_seen(axis, chance))
+            line = axis.axhline(chance, color="grey", linestyle=":")
+            bottom, top = axis.get_ylim()  # the legend names what is seen
+            line.set_label("chance" if bottom <= chance <= top else None)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes.flat:
@@ -113,7 +115,7 @@ def _chance(guess, name, newest):
     if guess is None:
         return newest.get(f"chance_{name}")
     if name == "clip_loss" and guess.clip.is_nt_xent:
-        return guess.clip.of(newest).chance
+        return guess.clip.chance
     if name == "contrastive_loss":
         return math.log(1 + guess.num_distractors)
     of = {
@@ -141,12 +143,6 @@ def _panel(axis, title, names, records, ranges):
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.3)
-
-
-def _if_seen(axis, level):
-    """The legend's word for chance; None, which leaves it out, where it lies outside the axis."""
-    bottom, top = axis.get_ylim()
-    return "chance" if bottom <= level <= top else None
 
 
 def _lines(axis, names, records, whose="", **look):

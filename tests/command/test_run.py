@@ -34,11 +34,11 @@ def test_the_next_command_names_a_run_that_its_config_would_not_find(variant):
 def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     config = pretrain.get_config("tiny")
     config.data.update(manifest=str(tmp_path / "manifest.csv"), eval_share=0.2)
-    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\n")
+    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hiss\n")
     assert run._next(config, "runs/a").endswith(" --config.data.eval_share=0.2")
     config.data.eval_folds = ("1", "2")
     assert shlex.split(run._next(config, "runs/a"))[-1] == "--config.data.eval_folds=('1', '2')"
-    (tmp_path / "manifest.csv").write_text("path,label\na.wav,\n")
+    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,\n")
     assert run._next(config, "runs/a").startswith("Next, with a manifest of labelled clips: ")
     assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
 

@@ -119,17 +119,6 @@ def test_clips_learned_by_heart_are_named(clip_guess):
     assert "finds its other among 342 in 40.0% of cases" in summary
 
 
-def test_few_held_out_clips_are_told_among_few(clip_guess):
-    few = HEALTHY_CLIPS | {"clip_chance": 1 / 29, "clips_judged": 15.0, "clip_loss": 3.2}
-    summary = diagnostics.summary(clip_guess, HEALTHY_CLIPS, few)
-    assert "loss 3.200 (chance 3.37)" in summary
-    assert "clip_loss is 3.2, healthy is" in summary
-    easier = HEALTHY_CLIPS | {"clip_chance": 1 / 29, "clip_loss": 1.2}
-    assert "by heart" not in diagnostics.summary(clip_guess, HEALTHY_CLIPS, easier)
-    heart = HEALTHY_CLIPS | {"clip_loss": 1.2}
-    assert "1.48 higher" in diagnostics.summary(clip_guess, heart, easier)
-
-
 def test_labelled_clips_that_were_told_better_before_are_named(clip_guess):
     told = {"neighbors_accuracy_last": 0.3, "neighbors_chance": 0.02, "neighbors_clips": 800.0}
     records = [
