@@ -157,14 +157,14 @@ def _name(text, folder) -> str:
     return name
 
 
-def check_exists(path, field="manifest") -> None:
+def check_exists(path, field="manifest", *, or_folder=False) -> None:
     """Raises the DataError of `read_manifest` for a file that is not there; field: of config.data,
-    or with its section, for the message."""
+    or with its section, for the message; or_folder: whether it may be a prepared corpus."""
     try:
         status = os.stat(path)
     except OSError as e:
         raise DataError(_unreadable(path, e, field)) from None
-    if stat.S_ISDIR(status.st_mode):
+    if stat.S_ISDIR(status.st_mode) and not or_folder:
         inside = os.path.join(path, "manifest.csv")
         hint = f"; {inside} is there: is that meant?" if os.path.isfile(inside) else ""
         e = OSError(errno.EISDIR, os.strerror(errno.EISDIR) + hint)

@@ -59,7 +59,7 @@ def alone(config, workdir):
     if config.data.manifest:
         check_exists(config.data.manifest)
     for part in mixture.parts(config.data.mixture):
-        check_exists(part.path, "mixture")
+        check_exists(part.path, "mixture", or_folder=True)
     workdirs.check_path(workdir)
     with lock.alone(workdir):
         yield

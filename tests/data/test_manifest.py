@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.manifest import Row, join_labels, read_manifest
+from conformer_jax.data.manifest import Row, check_exists, join_labels, read_manifest
 
 
 def write(path, text, encoding="utf-8"):
@@ -123,3 +123,12 @@ def test_labels_survive_being_written(tmp_path, labels):
     with (tmp_path / "m.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), ("a.wav", join_labels(labels))])
     assert read_manifest(tmp_path / "m.csv")[0].labels == labels
+
+
+def test_a_folder_is_no_manifest_but_may_hold_one(tmp_path):
+    with pytest.raises(DataError, match=r"Is a directory; `python -m conformer_jax.manifest"):
+        check_exists(tmp_path)
+    (tmp_path / "manifest.csv").touch()
+    with pytest.raises(DataError, match=r"manifest.csv is there: is that meant\?"):
+        check_exists(tmp_path)
+    check_exists(tmp_path, "mixture", or_folder=True)  # a prepared corpus
