@@ -391,6 +391,18 @@ assert not {"jax", "conformer_jax.data.input_pipeline"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_keras_is_imported_by_who_asks_for_it():
+    program = """
+import os, sys
+from conformer_jax.data import input_pipeline
+assert "keras" not in sys.modules, "imported, and not used"
+assert "TF_USE_LEGACY_KERAS" not in os.environ, "left for the program that imports this"
+import keras
+assert input_pipeline.tf.keras.layers.Dense is keras.layers.Dense
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def test_a_process_may_fail_with_an_open_tf_iterator():
     """Without care TensorFlow's threads turn the exit into an abort, or hang it."""
     script = f"""
