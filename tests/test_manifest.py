@@ -65,35 +65,67 @@ def test_the_command_writes_a_manifest(tmp_path):
     ]
 
 
+ABOVE = "data_of_mine"  # folders of these are
+CUT = "path,label,start,end\ndog/1.wav,{0},0.1,0.2\ndog/1.wav,{0},0.3,0.4\n"  # by hand
+AGAIN = ["--folds=2", "--group=[0-9]"]
+
+
 @pytest.mark.parametrize(
     ("edit", "again", "said"),
     [
         (lambda text: text, ["--folds=2"], None),
         (lambda text: text, ["--label_from=top"], None),
         (lambda text: text.replace(",dog,", ",,"), [], None),
-        (lambda text: text.replace(",dog,", ",hound,"), [], "1 labels that no folder gives"),
-        (lambda text: text.replace("dog/1.wav,dog", "./dog/1.wav,hound"), [], "1 labels"),
-        (lambda text: text + "gone.wav,wolf,,1\r\n", [], "1 labels"),
+        (lambda text: text.replace(",dog,", ",hound,"), [], "labels (1)"),
+        (lambda text: text.replace("dog/1.wav,dog", "./dog/1.wav,hound"), [], "labels (1)"),
+        (lambda text: text + "gone.wav,wolf,,1\r\n", [], "labels (1)"),
         (lambda text: text + "gone/wolf/1.wav,wolf,,1\r\n", [], None),
-        (lambda text: text.replace(",dog,", ",hound,"), ["--annotations=audacity"], "1 labels"),
+        (lambda text: text.replace(",dog,", ",hound,"), ["--annotations=audacity"], "labels (3)"),
+        # A label is none that a folder gives because the folder is called so somewhere above.
+        (lambda text: text.replace(",dog,", f",{ABOVE},"), [], "labels (1)"),
+        (lambda text: text.replace("3.wav,cat", "3.wav,dog"), [], "labels (1)"),
+        (lambda text: CUT.format("bark"), [], "parts (2)"),
+        (lambda text: CUT.format("bark"), ["--annotations=audacity"], None),
+        (lambda text: "path,start\n4.ogg,0.3\n", ["--annotations=audacity"], "parts (1)"),
+        (lambda text: "path,label\ndog/1.wav,bark\n", ["--annotations=audacity"], None),
+        (lambda text: "path,start,end\n4.ogg,0.1,0.2\n4.ogg,0.3,\n", ["--segment=1"], "parts (2)"),
         (
             lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"),
             [],
-            "of the column fold",
+            "column fold (1)",
         ),
         (lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], None),
         (lambda text: text.replace("_s", "_s,site").replace(".500", ".500,"), [], None),
         (
             lambda text: text.replace("_s", "_s,site").replace(".500", ".500,a"),
             [],
-            "4 values",
+            "column site (4)",
+        ),
+        (
+            lambda text: text.replace("_s", "_s,").replace(".500", ".500,a"),
+            [],
+            "without a name (4)",
         ),
         (lambda text: text.replace("_s", "_s,group").replace(".500", ".500,a"), [], "column group"),
+        # A column of that name is read, and one of another name is not made anew.
+        (
+            lambda text: (
+                text.replace("_s", "_s,group,day")
+                .replace(".500\r", ".500,a,b\r", 2)
+                .replace(".500\r", ".500,a,c\r")
+            ),
+            ["--folds=2", "--group=day"],
+            "group (4)",
+        ),
+        (lambda text: text.replace("_s", "_s,group").replace(".500", ".500,a"), AGAIN, None),
         (lambda text: text.replace("path", "file"), [], "no column 'path'"),
+        (lambda text: "hello", ["--folds=2", "--group=[0-9]"], "no column 'path'"),
+        (lambda text: "path,label\n", ["--folds=2", "--group=[0-9]"], None),
         (lambda text: "", [], None),
     ],
 )
 def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, said):
+    tmp_path /= ABOVE
     folder_of_sounds(tmp_path)
     assert manifest.main([str(tmp_path)]) == 0
     listed = tmp_path / "manifest.csv"
@@ -106,7 +138,7 @@ def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, s
     if said:
         error = capsys.readouterr().err
         assert said in error
-        assert "--overwrite" in error
+        assert "column 'path'" in error or "--overwrite" in error
         assert listed.read_bytes().decode() == text
         assert not (tmp_path / "manifest_unreadable.csv").exists()
         assert manifest.main([str(tmp_path), *again, "--overwrite"]) == 0
@@ -127,6 +159,36 @@ def test_parts_with_labels_of_their_own_are_listed_again(tmp_path):
         "robin",
         "wren",
     ]
+
+
+def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    folder_of_sounds(own)
+    folder_of_sounds(other)
+    (own / "manifest.csv").write_text(
+        "path,label,day,start,end\n./4.ogg,,a\ndog/../dog/1.wav,dog,b\ncat/3.wav,cat,a\n"
+        "../other/dog/1.wav,dog,a,0.2,0.5\n../other/dog/1.wav,dog,b,0,0.1\n"
+    )
+    (other / "manifest.csv").write_text(
+        "path,label,start,end\ndog/1.wav,dog,0.2000004\ndog/1.wav,dog,0,0.1\n"
+    )
+    command = [str(own), "--folds=2", "--group=day"]
+    for _ in range(2):
+        assert manifest.main([*command, f"--add={other}/manifest.csv"]) == 0
+    rows = {row["path"] + row["start"]: row for row in table(own / "manifest.csv")}
+    assert [rows[name]["day"] for name in ("4.ogg", "dog/1.wav", "cat/3.wav")] == ["a", "b", "a"]
+    assert rows["4.ogg"]["fold"] == rows["cat/3.wav"]["fold"]
+    # To the end of the file, and not as long as all of it.
+    assert float(rows["../other/dog/1.wav0.200000"]["end"]) == 0.5
+    assert [rows[f"../other/dog/1.wav0.{t}00000"]["day"] for t in (2, 0)] == ["a", "b"]
+    capsys.readouterr()
+    assert manifest.main(command) == 1
+    assert "parts (2), files from elsewhere (2)" in capsys.readouterr().err
+    for track in ("dog/1.txt", "4.txt"):  # parts belong to the group of their recording
+        (own / track).write_text("0.1\t0.2\tbark\n0.3\t0.4\tbark\n")
+    assert manifest.main([*command, "--annotations=audacity", "--overwrite"]) == 0
+    rows = [(row["path"], row["day"]) for row in table(own / "manifest.csv")]
+    assert rows == [("4.ogg", "a")] * 2 + [("dog/1.wav", "b")] * 2
 
 
 def test_the_command_again_and_elsewhere(tmp_path, capsys):
@@ -241,8 +303,8 @@ def test_folds_keep_groups_together(tmp_path, capsys):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    for _ in range(2):
-        assert manifest.main([*command, "--group=day"]) == 0
+    for overwrite in (["--overwrite"], []):  # the column group
+        assert manifest.main([*command, "--group=day", *overwrite]) == 0
         rows = table(tmp_path / "manifest.csv")
         assert len({(row["day"], row["fold"]) for row in rows}) == 2
     assert "folds       2, of 8, 8 labelled files; 2 groups" in capsys.readouterr().out

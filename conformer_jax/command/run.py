@@ -5,7 +5,11 @@ import logging
 import pathlib
 import shlex
 
+import numpy as np
+
+from conformer_jax.data import prepared
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.holdout import fold_names
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, verdict
@@ -162,24 +166,38 @@ def _next(config, workdir):
     variant = command.partition("configs/finetune.py:")[2]
     if str(workdir) != (f"runs/pretrain_{variant}" if variant else "runs/pretrain"):
         command += f" --config.init_from={shlex.quote(str(workdir))}"
-    if data.manifest and not _has_labels(data.manifest):
+    classes, most = _labels(data)
+    if classes < 2 and (data.manifest or data.prepared):
         return f"Next, with a manifest of labelled clips: {command} --config.data.manifest=LABELLED"
-    for field in ("manifest", "prepared", "tfds_name"):
+    for field in ("manifest", "prepared", "tfds_name", "tfds_dir"):
         if data[field]:
             command += f" --config.data.{field}={shlex.quote(data[field])}"
-    if data.eval_folds:  # what pre-training has not heard
-        command += f" --config.data.eval_folds={shlex.quote(str(tuple(data.eval_folds)))}"
-    elif data.manifest or data.prepared:
+    if most > 1:
+        command += " --config.classifier.multi_label=True"
+    for field in ("train_folds", "eval_folds"):  # what pre-training has not heard
+        if folds := fold_names(data[field]):
+            command += f" --config.data.{field}={shlex.quote(str(folds))}"
+    if not fold_names(data.eval_folds) and (data.manifest or data.prepared or data.tfds_name):
         command += f" --config.data.eval_share={data.eval_share:g}"
     return f"Next: {command}"
 
 
-def _has_labels(path):
-    """False where the clips of the manifest have not even two labels."""
+def _labels(data):
+    """How many labels the clips have altogether, and one of them at most; of what cannot be looked
+    at, as if they had two, one each."""
     try:
-        return len({label for row in read_manifest(path) for label in row.labels}) > 1
+        if data.manifest:
+            found = [row.labels for row in read_manifest(data.manifest)]
+            return len({label for labels in found for label in labels}), max(map(len, found))
+        if data.prepared:
+            opened = prepared.open_folder(data.prepared)
+            most = max(
+                np.diff(index.label_starts).max(initial=0) for index in opened.index.values()
+            )
+            return len(opened.summary["classes"]), most
     except DataError:  # lost since
-        return True
+        pass
+    return 2, 1
 
 
 def _lines(path):

@@ -13,7 +13,7 @@ from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
 from conformer_jax.data.manifest import join_labels, read_manifest, read_records
-from conformer_jax.data.overwriting import check_nothing_lost
+from conformer_jax.data.overwriting import OWN, check_nothing_lost, key, old_rows
 from conformer_jax.data.tree import find
 
 _SHORTEST_S = 1.0  # of a part
@@ -95,11 +95,11 @@ def write_manifest(
     if add and clips:
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
-    columns, rows, dealt, grouped = _table(clips, output, folds, group)
+    columns, rows, dealt, grouped = _table(clips, output, folds, group, overwrite)
     if rows and not overwrite:
-        asked = {"fold" if folds else "", *(("group", columns[-1]) if group else ())}
-        table = zip(clips, rows, strict=True)
-        check_nothing_lost(output, columns, table, asked=asked, annotated=bool(annotated))
+        table, asked = zip(clips, rows, strict=True), {"fold"} if folds else set()
+        asked |= {"group"} & {columns[-1]} - {group}  # by a pattern; another column is read
+        check_nothing_lost(output, folder, columns, table, asked=asked, annotated=annotated)
     _list_unreadable(unreadable, unreadable_list)
     texts, by_extension = summary.kinds(unreadable)
     if not rows:
@@ -134,14 +134,13 @@ def _parts(clip, segment):
     ]
 
 
-def _table(clips, output, folds, group):
+def _table(clips, output, folds, group, overwrite):
     """Columns and rows of the manifest; the fold and the group of each."""
-    columns, names = ["path", "label", "fold", "duration_s"], [clip.sound.name for clip in clips]
+    names, parts = [clip.sound.name for clip in clips], any(clip.end is not None for clip in clips)
     dealt, grouped = [clip.fold for clip in clips], [None] * len(clips)
-    parts = any(clip.end is not None for clip in clips)
-    columns += ["start", "end"] if parts else []
+    columns = list(OWN if parts else OWN[:-2])
     if group and clips:
-        column, grouped = _groups(group, output, names)
+        column, grouped = _groups(group, output, clips, overwrite)
         columns.append(column)
     if folds and clips:
         together = grouped
@@ -168,17 +167,19 @@ def _added(other, output, listed):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
         if name in listed:
             continue
+        end = row.end
         try:
             seconds = float(length)
+            if end is None and row.start:
+                end = row.start + seconds
         except (TypeError, ValueError):
             try:
                 frames, rate = audio_length(row.path)
             except BadAudio as e:
                 raise DataError(f"{other}: {row.name}: {e}") from None
             seconds = frames / rate
-        end = row.end
-        if end is None and row.start:
-            end = row.start + seconds
+            if end is None and row.start:
+                end = seconds
         clips.append(_Clip(_Sound(name, (), seconds), row.labels, row.start, end, row.fold))
     return clips
 
@@ -280,14 +281,24 @@ def _length_or_reason(path) -> tuple[int, int] | str:
         return "file name is not UTF-8"
 
 
-def _groups(group, output, names):
-    """The column to write and the group of each file."""
-    if output.exists():
-        records = [record for _, record in read_records(output)]
-        if records and group in records[0] and group not in ("path", "fold"):
-            of_name = {record["path"]: (record[group] or "").strip() for record in records}
-            return group, [of_name.get(name) or None for name in names]
-    return "group", groups_by_pattern(group, names)
+def _groups(group, output, clips, overwrite):
+    """The column to write and the group of each clip: its row's, or that of all of its file."""
+    try:
+        old = old_rows(output) if group not in OWN else []
+    except DataError:
+        if not overwrite:
+            raise
+        old = []
+    if not old or group not in old[0][1]:
+        return "group", groups_by_pattern(group, [clip.sound.name for clip in clips])
+    of_clip, of_file = {}, {}
+    for row, record in old:
+        value = (record[group] or "").strip()
+        of_clip[row.path, row.start, row.end] = value
+        of_file.setdefault(row.path, set()).add(value)
+    only = {path: values.pop() for path, values in of_file.items() if len(values) == 1}
+    keys = [key(output, clip) for clip in clips]
+    return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]
 
 
 def _replace(path, columns, rows) -> None:

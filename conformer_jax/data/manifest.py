@@ -164,9 +164,10 @@ def check_exists(path, field="manifest", *, or_folder=False) -> None:
         status = os.stat(path)
     except OSError as e:
         raise DataError(_unreadable(path, e, field)) from None
-    if stat.S_ISDIR(status.st_mode) and not or_folder:
-        inside = os.path.join(path, "manifest.csv")
-        hint = f"; {inside} is there: is that meant?" if os.path.isfile(inside) else ""
+    inside = os.path.join(path, "manifest.csv")
+    meant = os.path.isfile(inside)
+    if stat.S_ISDIR(status.st_mode) and (meant or not or_folder):
+        hint = f"; {inside} is there: is that meant?" if meant else ""
         e = OSError(errno.EISDIR, os.strerror(errno.EISDIR) + hint)
         raise DataError(_unreadable(path, e, field)) from None
 

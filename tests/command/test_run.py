@@ -4,9 +4,12 @@ import shlex
 
 import numpy as np
 import pytest
+import soundfile
 
 from configs import pretrain
+from conformer_jax import prepare
 from conformer_jax.command import run
+from conformer_jax.data.folder import write_manifest
 from conformer_jax.evaluation import predictions
 
 
@@ -41,6 +44,40 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,\n")
     assert run._next(config, "runs/a").startswith("Next, with a manifest of labelled clips: ")
     assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
+    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hum;hiss\n")
+    assert "--config.classifier.multi_label=True" in run._next(config, "runs/a")
+
+
+@pytest.mark.parametrize("folds", [(), ("",)])  # as typed: --config.data.eval_folds=
+def test_the_next_command_reads_the_same_data_set(folds):
+    config = pretrain.get_config("tiny")
+    config.data.update(tfds_name="esc50", tfds_dir="/data/tfds", eval_share=0.01, eval_folds=folds)
+    said = run._next(config, "runs/pretrain_tiny")
+    assert said.partition(":tiny ")[2] == (
+        "--config.data.tfds_name=esc50 --config.data.tfds_dir=/data/tfds "
+        "--config.data.eval_share=0.01"
+    )
+
+
+def test_the_next_command_reads_the_same_prepared_corpus(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("hum/1", "hum/2", "hiss/1", "hiss/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(size=800) / 9, 16_000)
+    config = pretrain.get_config("tiny")
+    for label_from, labels in (("parent", True), ("none", False)):
+        listed, into = tmp_path / f"{label_from}.csv", tmp_path / f"prepared_{label_from}"
+        write_manifest(tmp_path, listed, folds=2, label_from=label_from)
+        assert prepare.main(["any", f"--source=manifest:{listed}", f"--output={into}"]) == 0
+        config.data.update(prepared=str(into), train_folds=("1", "2"), eval_folds=("2",))
+        said = run._next(config, "runs/pretrain_tiny")
+        assert ("LABELLED" not in said) == labels
+        if labels:
+            assert shlex.split(said)[-3:] == [
+                f"--config.data.prepared={into}",
+                "--config.data.train_folds=('1', '2')",
+                "--config.data.eval_folds=('2',)",
+            ]
 
 
 def test_the_table_says_once_more_what_is_without_labels_that_training_lacked():

@@ -128,7 +128,8 @@ def test_labels_survive_being_written(tmp_path, labels):
 def test_a_folder_is_no_manifest_but_may_hold_one(tmp_path):
     with pytest.raises(DataError, match=r"Is a directory; `python -m conformer_jax.manifest"):
         check_exists(tmp_path)
-    (tmp_path / "manifest.csv").touch()
-    with pytest.raises(DataError, match=r"manifest.csv is there: is that meant\?"):
-        check_exists(tmp_path)
     check_exists(tmp_path, "mixture", or_folder=True)  # a prepared corpus
+    (tmp_path / "manifest.csv").touch()
+    for or_folder in (False, True):
+        with pytest.raises(DataError, match=r"manifest.csv is there: is that meant\?"):
+            check_exists(tmp_path, or_folder=or_folder)
