@@ -65,7 +65,8 @@ def _parser():
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the manifest, also where it has columns, folds or labels that are lost",
+        help="replace the manifest, also where columns, parts, labels given by hand or files from "
+        "elsewhere go; what it said is kept as DIR/manifest_before.csv",
     )
     return parser
 

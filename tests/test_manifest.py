@@ -67,82 +67,90 @@ def test_the_command_writes_a_manifest(tmp_path):
 
 ABOVE = "data_of_mine"  # folders of these are
 CUT = "path,label,start,end\ndog/1.wav,{0},0.1,0.2\ndog/1.wav,{0},0.3,0.4\n"  # by hand
-AGAIN = ["--folds=2", "--group=[0-9]"]
+TRACKS, GROUPS = ["--annotations=audacity"], ["--folds=2", "--group=[0-9]"]
+DAYS = ["--folds=2", "--group=day"]
+
+
+def column(name, *values):
+    """Adds one that is filled so, in turn."""
+
+    def edit(text):
+        rows = enumerate(text.splitlines())
+        return "\n".join(r + "," + (values[i % len(values)] if i else name) for i, r in rows)
+
+    return edit
+
+
+def put(old, new):
+    return lambda text: text.replace(old, new)
 
 
 @pytest.mark.parametrize(
     ("edit", "again", "said"),
     [
-        (lambda text: text, ["--folds=2"], None),
-        (lambda text: text, ["--label_from=top"], None),
-        (lambda text: text.replace(",dog,", ",,"), [], None),
-        (lambda text: text.replace(",dog,", ",hound,"), [], "labels (1)"),
-        (lambda text: text.replace("dog/1.wav,dog", "./dog/1.wav,hound"), [], "labels (1)"),
-        (lambda text: text + "gone.wav,wolf,,1\r\n", [], "labels (1)"),
-        (lambda text: text + "gone/wolf/1.wav,wolf,,1\r\n", [], None),
-        (lambda text: text.replace(",dog,", ",hound,"), ["--annotations=audacity"], "labels (3)"),
-        # A label is none that a folder gives because the folder is called so somewhere above.
-        (lambda text: text.replace(",dog,", f",{ABOVE},"), [], "labels (1)"),
-        (lambda text: text.replace("3.wav,cat", "3.wav,dog"), [], "labels (1)"),
-        (lambda text: CUT.format("bark"), [], "parts (2)"),
-        (lambda text: CUT.format("bark"), ["--annotations=audacity"], None),
-        (lambda text: "path,start\n4.ogg,0.3\n", ["--annotations=audacity"], "parts (1)"),
-        (lambda text: "path,label\ndog/1.wav,bark\n", ["--annotations=audacity"], None),
-        (lambda text: "path,start,end\n4.ogg,0.1,0.2\n4.ogg,0.3,\n", ["--segment=1"], "parts (2)"),
-        (
-            lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"),
-            [],
-            "column fold (1)",
-        ),
-        (lambda text: text.replace("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], None),
-        (lambda text: text.replace("_s", "_s,site").replace(".500", ".500,"), [], None),
-        (
-            lambda text: text.replace("_s", "_s,site").replace(".500", ".500,a"),
-            [],
-            "column site (4)",
-        ),
-        (
-            lambda text: text.replace("_s", "_s,").replace(".500", ".500,a"),
-            [],
-            "without a name (4)",
-        ),
-        (lambda text: text.replace("_s", "_s,group").replace(".500", ".500,a"), [], "column group"),
-        # A column of that name is read, and one of another name is not made anew.
-        (
-            lambda text: (
-                text.replace("_s", "_s,group,day")
-                .replace(".500\r", ".500,a,b\r", 2)
-                .replace(".500\r", ".500,a,c\r")
-            ),
-            ["--folds=2", "--group=day"],
-            "group (4)",
-        ),
-        (lambda text: text.replace("_s", "_s,group").replace(".500", ".500,a"), AGAIN, None),
-        (lambda text: text.replace("path", "file"), [], "no column 'path'"),
-        (lambda text: "hello", ["--folds=2", "--group=[0-9]"], "no column 'path'"),
-        (lambda text: "path,label\n", ["--folds=2", "--group=[0-9]"], None),
+        (put("", ""), [], None),
+        (put("", ""), ["--folds=2"], None),
+        (put(",dog,", ",,"), [], None),
+        (column("site", ""), [], None),
         (lambda text: "", [], None),
+        (lambda text: "path,label\n", GROUPS, None),
+        # Another table is asked for, or rows go: a copy is kept.
+        (put("", ""), ["--label_from=top"], "kept"),
+        (put("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], None),
+        (lambda text: text + "gone.wav,wolf,,1\n", [], "kept"),
+        (lambda text: text + ".git/5.wav,wolf,,1\n", [], "kept"),
+        (lambda text: CUT.format("bark"), TRACKS, "kept"),
+        (lambda text: "path,label\ndog/1.wav,bark\n", TRACKS, "kept"),
+        (column("group", "a"), GROUPS, "kept"),
+        (lambda text: column("day", "a", "b")(text) + "\ndog/8.wav,dog,,1,a", DAYS, "kept"),
+        (lambda text: column("day", "a", "b")(text), [*DAYS, "--label_from=top"], "kept"),
+        # Something goes altogether, or a label that was given by hand.
+        (put(",dog,", ",hound,"), [], "labels (1)"),
+        (put("dog/1.wav,dog", "./dog/1.wav,hound"), [], "labels (1)"),
+        (put(",dog,", ",hound,"), TRACKS, "labels (1)"),
+        (put(",dog,", f",{ABOVE},"), [], "labels (1)"),  # a folder, but none below this
+        (put("3.wav,cat", "3.wav,dog"), [], "labels (1)"),
+        (put(".ogg,,", ".ogg,hum,"), ["--label_from=none"], "labels (4)"),
+        (lambda text: CUT.format("bark"), [], "parts"),
+        (put("1.wav,dog,,", "1.wav,dog,3,"), [], "the column fold"),
+        (column("site", "a"), [], "the column site"),
+        (column("", "a"), [], "a column without a name"),
+        (lambda text: column("", "")(column("", "a")(text)), [], "a column without a name"),
+        (column("group", "a"), [], "the column group"),
+        (lambda text: column("day", "a", "b")(column("group", "a")(text)), DAYS, "column group"),
+        (put("path", "file"), [], "no column 'path'"),
+        (lambda text: "hello", GROUPS, "no column 'path'"),
     ],
 )
 def test_what_was_filled_in_by_hand_is_not_lost(tmp_path, capsys, edit, again, said):
     tmp_path /= ABOVE
     folder_of_sounds(tmp_path)
     assert manifest.main([str(tmp_path)]) == 0
-    listed = tmp_path / "manifest.csv"
-    text = edit(listed.read_bytes().decode())
-    listed.write_bytes(text.encode())
+    listed, copy = tmp_path / "manifest.csv", tmp_path / "manifest_before.csv"
+    text = edit(listed.read_text())
+    listed.write_text(text)
     (tmp_path / "manifest_unreadable.csv").unlink()
     (tmp_path / "dog" / "1.txt").write_text("0.1\t0.2\tbark\n")
+    refused = said not in (None, "kept")
     capsys.readouterr()
-    assert manifest.main([str(tmp_path), *again]) == (1 if said else 0)
-    if said:
-        error = capsys.readouterr().err
-        assert said in error
-        assert "column 'path'" in error or "--overwrite" in error
-        assert listed.read_bytes().decode() == text
+    assert manifest.main([str(tmp_path), *again]) == refused
+    told = capsys.readouterr()
+    if refused:
+        assert said in told.err
+        assert "--overwrite" in told.err
+        assert listed.read_text() == text
         assert not (tmp_path / "manifest_unreadable.csv").exists()
+        assert not copy.exists()
         assert manifest.main([str(tmp_path), *again, "--overwrite"]) == 0
+    else:
+        assert ("kept in" in told.out) == bool(said)
+    assert copy.exists() == bool(said)
+    assert not said or copy.read_text() == text
     assert read_manifest(listed)
+    before = listed.read_bytes()
+    assert manifest.main([str(tmp_path), *again]) == 0  # as it is now it may be listed again
+    assert listed.read_bytes() == before
+    assert not (tmp_path / "manifest_before1.csv").exists()
 
 
 def test_parts_with_labels_of_their_own_are_listed_again(tmp_path):
@@ -183,7 +191,7 @@ def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     assert [rows[f"../other/dog/1.wav0.{t}00000"]["day"] for t in (2, 0)] == ["a", "b"]
     capsys.readouterr()
     assert manifest.main(command) == 1
-    assert "parts (2), files from elsewhere (2)" in capsys.readouterr().err
+    assert "parts, files from elsewhere. " in capsys.readouterr().err
     for track in ("dog/1.txt", "4.txt"):  # parts belong to the group of their recording
         (own / track).write_text("0.1\t0.2\tbark\n0.3\t0.4\tbark\n")
     assert manifest.main([*command, "--annotations=audacity", "--overwrite"]) == 0

@@ -7,7 +7,7 @@ import shlex
 
 import numpy as np
 
-from conformer_jax.data import prepared
+from conformer_jax.data import prepared, prepared_split
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.holdout import fold_names
 from conformer_jax.data.manifest import read_manifest
@@ -183,18 +183,23 @@ def _next(config, workdir):
 
 
 def _labels(data):
-    """How many labels the clips have altogether, and one of them at most; of what cannot be looked
-    at, as if they had two, one each."""
+    """How many labels the clips to train on have altogether, and one of them at most; of what
+    cannot be looked at, as if they had two, one each."""
+    folds = fold_names(data.train_folds)
     try:
         if data.manifest:
-            found = [row.labels for row in read_manifest(data.manifest)]
-            return len({label for labels in found for label in labels}), max(map(len, found))
+            rows = [row for row in read_manifest(data.manifest) if not folds or row.fold in folds]
+            names = {label for row in rows for label in row.labels}
+            return len(names), max((len(row.labels) for row in rows), default=0)
         if data.prepared:
             opened = prepared.open_folder(data.prepared)
-            most = max(
-                np.diff(index.label_starts).max(initial=0) for index in opened.index.values()
-            )
-            return len(opened.summary["classes"]), most
+            chosen = (folds, fold_names(data.eval_folds), data.eval_share)
+            train, _ = prepared_split.choose(opened, *chosen, labelled_only=False)
+            counts = [
+                np.diff(opened.index[split].label_starts)[records].max(initial=0)
+                for split, records in train.items()
+            ]
+            return len(opened.summary["classes"]) * any(counts), max(counts)
     except DataError:  # lost since
         pass
     return 2, 1

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
 from conformer_jax.data.folds import deal, groups_by_pattern
 from conformer_jax.data.manifest import join_labels, read_manifest, read_records
-from conformer_jax.data.overwriting import OWN, check_nothing_lost, key, old_rows
+from conformer_jax.data.overwriting import OWN, copies, key, old_rows, what_to_keep
 from conformer_jax.data.tree import find
 
 _SHORTEST_S = 1.0  # of a part
@@ -67,8 +68,8 @@ def write_manifest(
 
     Args:
       folder: to search.
-      output: CSV to write (an existing one is replaced as a whole, if nothing that was filled in
-        is lost); None for manifest.csv in `folder`.
+      output: CSV to write; None for manifest.csv in `folder`. An existing one is replaced as a
+        whole, and kept beside it where rows of it said something else.
       folds: fill `fold` with 1 to this many (`folds.deal`); 0: not.
       label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
         first below `folder`, '2', the second, and so on, or 'none'.
@@ -78,7 +79,7 @@ def write_manifest(
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
       segment: s; longer files become a row a part of this length, those of one in one fold; 0: not.
-      overwrite: replace `output` whatever it says.
+      overwrite: replace `output` even where something goes altogether (overwriting.py).
 
     Raises:
       DataError: no such folder or level, no audio in it, arguments that do not go together, what
@@ -96,16 +97,15 @@ def write_manifest(
         clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
         told += summary.in_all(clips, len(more), add)
     columns, rows, dealt, grouped = _table(clips, output, folds, group, overwrite)
-    if rows and not overwrite:
-        table, asked = zip(clips, rows, strict=True), {"fold"} if folds else set()
-        asked |= {"group"} & {columns[-1]} - {group}  # by a pattern; another column is read
-        check_nothing_lost(output, folder, columns, table, asked=asked, annotated=annotated)
+    asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
+    table = list(zip(clips, rows, strict=True))
+    kept, said = what_to_keep(output, folder, columns, table, overwrite=overwrite, **asked)
     _list_unreadable(unreadable, unreadable_list)
     texts, by_extension = summary.kinds(unreadable)
     if not rows:
         raise DataError(summary.none(folder, unreadable_list, by_extension))
-    _replace(output, columns, rows)
-    told = [f"Wrote {output}", *told, *summary.single(clips)]
+    _replace(output, columns, rows, kept)
+    told = [f"Wrote {output}", *told, *said, *summary.single(clips)]
     told += summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list)
     told += summary.dealt_folds(folds, clips, dealt, grouped) if folds else ()
     return "\n".join([*told, *summary.advice(output, clips, folds, again=bool(add))])
@@ -153,6 +153,12 @@ def _table(clips, output, folds, group, overwrite):
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
     return columns, rows, dealt, grouped
+
+
+def _made_anew(columns, folds, group):
+    """Columns that are not taken from the manifest that is replaced, as the user wishes."""
+    by_pattern = {"group"} & {columns[-1]} - {group}
+    return ({"fold"} if folds else set()) | by_pattern
 
 
 def _bounds(clip):
@@ -245,7 +251,8 @@ def _listen(folder, output, unreadable_list):
     """What was found; of it the sounds; and (path, reason) of the rest."""
     statistics = output.with_name(output.name + ".statistics.json")
     digests = output.with_name(output.name + ".digests.npz")
-    own = {os.path.realpath(path) for path in (output, unreadable_list, statistics, digests)}
+    own = (output, unreadable_list, statistics, digests, *copies(output))
+    own = {os.path.realpath(path) for path in own}
     found = find(folder)
     paths = [path for path in found.files if os.path.realpath(path) not in own]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -301,8 +308,9 @@ def _groups(group, output, clips, overwrite):
     return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]
 
 
-def _replace(path, columns, rows) -> None:
-    """Writes a CSV under another name first: a kill or a full disk leaves what was there before."""
+def _replace(path, columns, rows, kept=None) -> None:
+    """Writes a CSV under another name first: a kill or a full disk leaves what was there before,
+    which is kept as `kept`, if that is one."""
     path = Path(os.path.realpath(path))  # the file that a link leads to, not the link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -312,6 +320,8 @@ def _replace(path, columns, rows) -> None:
             writer.writerows(rows)
             file.flush()
             os.fsync(file.fileno())
+        if kept:
+            shutil.copyfile(path, kept)
         os.replace(temporary, path)
     except BaseException as e:
         with contextlib.suppress(OSError):

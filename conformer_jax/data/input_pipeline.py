@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sys
 import weakref
 
 import numpy as np
@@ -9,18 +10,19 @@ import numpy as np
 # Its start-up messages are noise: it only feeds audio here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Keras, which it imports unless told to leave that to an older package, is a third of its time to
-# import. Who asks for tf.keras later finds it.
-_KERAS = "TF_USE_LEGACY_KERAS"
-_ASKED = _KERAS in os.environ
-os.environ.setdefault(_KERAS, "1")
-
-import tensorflow as tf  # noqa: E402
+# Keras is a quarter of the time that TensorFlow takes to be imported, and not used here. Without
+# this part of it TensorFlow goes on; who asks for tf.keras later finds all of it.
+_KERAS = "keras.src.optimizers"
+_LEFT_OUT = _KERAS not in sys.modules
+if _LEFT_OUT:
+    sys.modules[_KERAS] = None
+try:
+    import tensorflow as tf
+finally:
+    if _LEFT_OUT:
+        del sys.modules[_KERAS]
 
 from conformer_jax.data import host_loader  # noqa: E402
-
-if not _ASKED:
-    del os.environ[_KERAS]
 
 # TensorFlow would otherwise take the memory of every GPU, from which jax computes.
 tf.config.set_visible_devices([], "GPU")

@@ -11,6 +11,8 @@ part begins or ends as the file does.
 import csv
 import difflib
 import errno
+import glob
+import itertools
 import math
 import os
 import re
@@ -75,7 +77,7 @@ def read_records(path):
             reader = csv.DictReader(file, delimiter=separator, strict=True)
             line = 1
             try:
-                columns = [(c or "").strip() for c in reader.fieldnames or ()]
+                columns = _distinct([(c or "").strip() for c in reader.fieldnames or ()])
                 if "path" not in columns:
                     raise DataError(_no_path_column(path, columns))
                 reader.fieldnames = columns
@@ -97,6 +99,12 @@ def read_records(path):
         raise DataError(_unreadable(path, e)) from None
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not a CSV file in UTF-8: {e}") from None
+
+
+def _distinct(columns):
+    """Of equal names the first as it is, the others with a number."""
+    before = [columns[:i].count(column) for i, column in enumerate(columns)]
+    return [f"{c} ({n + 1})" if n else c for c, n in zip(columns, before, strict=True)]
 
 
 def split_labels(text) -> tuple[str, ...]:
@@ -166,6 +174,9 @@ def check_exists(path, field="manifest", *, or_folder=False) -> None:
         raise DataError(_unreadable(path, e, field)) from None
     inside = os.path.join(path, "manifest.csv")
     meant = os.path.isfile(inside)
+    if or_folder and meant:  # where prepared.py looks
+        deep = (glob.iglob(f"{glob.escape(str(path))}/{d}summary.json") for d in ("", "*/", "*/*/"))
+        meant = not any(itertools.chain(*deep))
     if stat.S_ISDIR(status.st_mode) and (meant or not or_folder):
         hint = f"; {inside} is there: is that meant?" if meant else ""
         e = OSError(errno.EISDIR, os.strerror(errno.EISDIR) + hint)

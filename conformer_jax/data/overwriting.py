@@ -1,29 +1,34 @@
-"""What a manifest that is about to be replaced says and the new one would not."""
+"""What a manifest that is about to be replaced says and the new one would not.
 
+Where something of a kind goes altogether (a column, parts, labels given by hand, another folder's
+files) it is refused, for that is hardly meant. Where rows change otherwise, the old file is kept.
+"""
+
+import functools
+import glob
+import itertools
 import os
-from collections import Counter
 
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.folder_summary import folder_label
 from conformer_jax.data.manifest import read_manifest, read_records
 
-OWN = (
-    "path",
-    "label",
-    "fold",
-    "duration_s",
-    "start",
-    "end",
-)  # columns that every manifest may have
-_MEASURED = {"path", "start", "end", "duration_s", "label"}  # or looked at apart
+# Columns that every manifest may have.
+OWN = ("path", "label", "fold", "duration_s", "start", "end")
+_APART = {"path", "label", "duration_s", "start", "end"}  # looked at apart, or measured
+_INSTEAD = "--overwrite replaces it and keeps a copy, --output=FILE writes another"
 
 
 def old_rows(output):
-    """[(Row, {column: text})] of the manifest that is replaced; [] where there is none."""
+    """[(Row, {column: text})] of the manifest that is replaced, [] where there is none; raises
+    DataError for what is none."""
     if not output.exists() or not output.stat().st_size:
         return []
-    records = [record for _, record in read_records(output)]
-    return list(zip(read_manifest(output), records, strict=True)) if records else []
+    try:
+        records = [record for _, record in read_records(output)]
+        return list(zip(read_manifest(output), records, strict=True)) if records else []
+    except DataError as e:
+        raise DataError(f"{e}: it is not replaced unasked; {_INSTEAD}") from None
 
 
 def key(output, clip):
@@ -32,73 +37,125 @@ def key(output, clip):
     return path, *(round(t, 6) if t else t for t in (clip.start, clip.end))
 
 
-def check_nothing_lost(output, folder, columns, rows, *, asked, annotated) -> None:
-    """Refuses to lose what was filled in by hand, or by other arguments than those of now.
-
-    It is no loss where all labels are those of one level of folders, and others are asked for; nor
-    are, where annotations are read anew, the parts of a recording that has some.
+def what_to_keep(output, folder, columns, rows, *, anew, annotated, overwrite):
+    """What must happen so that nothing is lost when `output` is replaced.
 
     Args:
       output: the file, which may not be there yet.
       folder: that was searched.
       columns, rows: of the table to come, rows beside their clips.
-      asked: columns that are made anew at the user's wish, such as 'fold'.
+      anew: columns that are made anew at the user's wish, such as 'fold'.
       annotated: whether the rows are annotated parts.
+      overwrite: whether it may be replaced whatever it says.
+
+    Returns:
+      where the old file is to be kept, since rows of it are not in the new table as they were, or
+      None; and what is to be said of it.
 
     Raises:
-      DataError: something would be lost, or `output` cannot be read as a manifest.
+      DataError: what was filled in by hand, or came by other arguments, goes altogether; or
+        `output` cannot be read as a manifest.
     """
-    instead = "--overwrite replaces it, --output=FILE writes another"
+    if not rows:  # there will be no new table
+        return None, []
     try:
         old = old_rows(output)
-    except DataError as e:
-        raise DataError(f"{e}: it is not replaced unasked; {instead}") from None
-    new, of_file, cut = {}, {}, set()
-    for clip, values in rows:
-        at = key(output, clip)
-        new[at] = dict(zip(columns, values, strict=True)) | {"labels": clip.labels}
-        of_file.setdefault(at[0], set()).update(clip.labels)
-        if clip.end is not None:
-            cut.add(at[0])
-    by_folder, lost = _of_one_level(old, folder), Counter()
-    for row, record in old:
-        at = (row.path, row.start, row.end)
-        now, part = new.get(at, {}), row.start or row.end is not None
-        lost.update(
-            f"values of the column {column}" if column else "values of a column without a name"
-            for column, value in record.items()
-            if column not in _MEASURED | asked
-            and (value or "").strip()
-            and str(now.get(column) or "").strip() != value.strip()
-        )
-        if part and annotated and row.path in cut:
-            continue
-        if not now and os.path.exists(row.path):
-            lost["parts"] += bool(part)
-            lost["files from elsewhere"] += row.path not in of_file and _outside(row.path, folder)
-        if not by_folder:
-            labels = now["labels"] if now else of_file.get(row.path, ())
-            lost["labels"] += not {*row.labels} <= {*labels}
-    told = [f"{what} ({count})" for what, count in lost.items() if count]
-    if told:
-        raise DataError(f"{output} has what would be lost: {', '.join(told)}. {instead}")
-
-
-def _outside(path, folder):
-    return os.path.relpath(path, os.path.abspath(folder)).split(os.sep)[0] == os.pardir
-
-
-def _of_one_level(old, folder):
-    """Whether the labels of all rows are what one `label_from` gives; where there is none it may
-    have been taken out."""
-    below = [
-        os.path.relpath(row.path, os.path.abspath(folder)).split(os.sep)[:-1] for row, _ in old
+    except DataError:
+        if not overwrite:
+            raise
+        copy = _free(output)
+        return copy, [f"  before      no manifest, kept as {copy}"]
+    new = [
+        (key(output, clip), clip, dict(zip(columns, values, strict=True))) for clip, values in rows
     ]
-    deepest = max(map(len, below), default=0)
+    told = _goes(old, new, folder, anew, annotated)
+    if told and not overwrite:
+        raise DataError(f"{output} has what would be lost: {', '.join(told)}. {_INSTEAD}")
+    said = {at: (values, {*clip.labels}) for at, clip, values in new}
+    changed = sum(not _contains(said, row, record, anew - {"group"}) for row, record in old)
+    if not changed:
+        return None, []
+    copy = _free(output)
+    return copy, [f"  before      {changed} rows said something else, kept in {copy}"]
+
+
+def _goes(old, new, folder, anew, annotated):
+    """What goes altogether, and labels that are others now, in words."""
+    before = {name for _, record in old for name, value in record.items() if (value or "").strip()}
+    filled = {name for _, _, values in new for name, value in values.items() if value}
+    gone = sorted(before - filled - anew - _APART)
+    told = [f"the column {name}" if name else "a column without a name" for name in gone]
+    if any(_part(row) for row, _ in old) and not any(_part(clip) for _, clip, _ in new):
+        told.append("parts")
+    below = _below([row.path for row, _ in old], folder)
+    elsewhere = {folders is None for folders in below} == {True, False}  # renamed, where all are
+    if elsewhere and None not in _below([at[0] for at, *_ in new], folder):
+        told.append("files from elsewhere")
+    if not _of_one_level(old, below) and (lost := _relabelled(old, new, annotated)):
+        told.append(f"labels ({lost})")
+    return told
+
+
+def _relabelled(old, new, annotated):
+    """Of how many rows the labels are others now, or all of them where there are none at all."""
+    now, of_file = {}, {}
+    for at, clip, _ in new:
+        now[at] = {*clip.labels}
+        of_file.setdefault(at[0], set()).update(clip.labels)
+    if not any(now.values()):
+        return sum(bool(row.labels) for row, _ in old)
+    count = 0
+    for row, _ in old:
+        labels = now.get((row.path, row.start, row.end), of_file.get(row.path))
+        read_anew = annotated and _part(row)
+        count += labels is not None and not read_anew and not {*row.labels} <= labels
+    return count
+
+
+def _part(clip):
+    return bool(clip.start) or clip.end is not None
+
+
+def _below(paths, folder):
+    """The folders between `folder` and each file; None for one that lies elsewhere."""
+    real, top = functools.cache(os.path.realpath), os.path.realpath(folder)
+    parts = [os.path.relpath(real(os.path.dirname(path)), top).split(os.sep) for path in paths]
+    return [None if p[0] == os.pardir else [] if p[0] == os.curdir else p for p in parts]
+
+
+def _of_one_level(old, below):
+    """Whether the labels of what lies below the folder are those that one `label_from` gives, so
+    that another one is asked for; some may have been taken out."""
+    named = [
+        (row.labels, folders)
+        for (row, _), folders in zip(old, below, strict=True)
+        if row.labels and folders is not None
+    ]
+    deepest = max((len(folders) for _, folders in named), default=0)
     return any(
-        all(
-            not row.labels or row.labels == (folder_label(folders, level),)
-            for (row, _), folders in zip(old, below, strict=True)
-        )
+        all(labels == (folder_label(folders, level),) for labels, folders in named)
         for level in ("parent", *map(str, range(1, deepest + 1)))
     )
+
+
+def _contains(said, row, record, anew):
+    """Whether the new table says of a clip what its old row does."""
+    now, labels = said.get((row.path, row.start, row.end), (None, ()))
+    if now is None or not {*row.labels} <= labels:
+        return False
+    return all(
+        str(now.get(column) or "").strip() == (value or "").strip()
+        for column, value in record.items()
+        if column not in _APART | anew and (value or "").strip()
+    )
+
+
+def copies(output):
+    """The files that are kept of what `output` was."""
+    return sorted(output.parent.glob(f"{glob.escape(output.stem)}_before*{output.suffix}"))
+
+
+def _free(output):
+    taken = {path.name for path in copies(output)}
+    names = (f"{output.stem}_before{n or ''}{output.suffix}" for n in itertools.count())
+    return output.with_name(next(name for name in names if name not in taken))

@@ -46,6 +46,9 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
     (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hum;hiss\n")
     assert "--config.classifier.multi_label=True" in run._next(config, "runs/a")
+    (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,1\nb,hiss,2\nc,,more\n")
+    config.data.train_folds = ("more",)
+    assert "=LABELLED" in run._next(config, "runs/a")
 
 
 @pytest.mark.parametrize("folds", [(), ("",)])  # as typed: --config.data.eval_folds=
@@ -73,6 +76,7 @@ def test_the_next_command_reads_the_same_prepared_corpus(tmp_path):
         said = run._next(config, "runs/pretrain_tiny")
         assert ("LABELLED" not in said) == labels
         if labels:
+            assert "multi_label" not in said
             assert shlex.split(said)[-3:] == [
                 f"--config.data.prepared={into}",
                 "--config.data.train_folds=('1', '2')",

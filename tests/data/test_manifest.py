@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.manifest import Row, check_exists, join_labels, read_manifest
+from conformer_jax.data.manifest import Row, check_exists, join_labels, read_manifest, read_records
 
 
 def write(path, text, encoding="utf-8"):
@@ -133,3 +133,12 @@ def test_a_folder_is_no_manifest_but_may_hold_one(tmp_path):
     for or_folder in (False, True):
         with pytest.raises(DataError, match=r"manifest.csv is there: is that meant\?"):
             check_exists(tmp_path, or_folder=or_folder)
+    (tmp_path / "own" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "own" / "1.0.0" / "summary.json").touch()
+    check_exists(tmp_path, or_folder=True)  # a prepared one below
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "m.csv").write_text("path,label,note,note,,\na.wav,hum,one,two,three,four\n")
+    [(_, record)] = read_records(tmp_path / "m.csv")
+    assert list(record.values()) == ["a.wav", "hum", "one", "two", "three", "four"]
