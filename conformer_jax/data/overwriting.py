@@ -76,7 +76,7 @@ def what_to_keep(output, folder, columns, rows, *, anew, annotated, overwrite):
     if not changed:
         return None, []
     copy = _free(output)
-    return copy, [f"  before      {changed} rows said something else, kept in {copy}"]
+    return copy, [f"  before      rows that said something else: {changed}, kept in {copy}"]
 
 
 def _goes(old, new, folder, anew, annotated):
