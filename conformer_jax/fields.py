@@ -204,6 +204,8 @@ a.mixup_share = Within(1.0, least=0, most=1)
 # Probability that a clip is mixed so that both are heard in the proportion of their labels
 # (Tokozume et al. 2018, 'Learning from between-class examples': 1); in place of mixup.
 a.between_class = Within(0.0, least=0, most=1)
+# Probability that a clip sounds as views of clip contrast do: a band of it, coloured (ours).
+a.views = Within(0.0, least=0, most=1)
 a.time_masks = Within(0, least=0, most=100)  # SpecAugment time masks a clip (Park et al. 2019)
 a.time_mask_s = Within(0.5, least=0, most=3600)  # s, longest time mask
 a.freq_masks = Within(0, least=0, most=100)  # SpecAugment frequency masks a clip

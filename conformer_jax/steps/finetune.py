@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.features import log_mel
-from conformer_jax.steps import augment, losses, metrics, state
+from conformer_jax.steps import augment, losses, metrics, state, views
+from conformer_jax.steps.views import ViewSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Options:
     label_smoothing: float
     augment: augment.AugmentSpec
     accumulate: int
+    view: ViewSpec | None = None  # what a clip is made to sound like
+    view_share: float = 0.0  # how often
 
 
 def init(
@@ -86,8 +89,8 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     size = batch["valid"].shape[0]
     # Cut and turned before they are mixed, so that two clips meet at any offset; amplified
     # afterwards, so that their powers keep the proportion of their labels.
-    shift_keys, gain_keys, crop_keys, stretch_keys = (
-        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4, 5, 6)
+    shift_keys, gain_keys, crop_keys, stretch_keys, view_keys = (
+        state.clip_keys(jax.random.fold_in(key, number), size) for number in (3, 4, 5, 6, 7)
     )
     batch = augment.crop(crop_keys, batch, options.augment)
     batch = augment.shift(shift_keys, batch, options.augment)
@@ -96,6 +99,10 @@ def finetune_step(train_state: state.TrainState, batch, key: jax.Array):
     batch = augment.gain(gain_keys, batch, options.augment)
     features, valid_frames = log_mel(batch["audio"], batch["num_samples"], model.features)
     features, valid_frames = augment.stretch(stretch_keys, features, valid_frames, options.augment)
+    if options.view_share:
+        features = views.recolour(
+            view_keys, features, valid_frames, options.view, share=options.view_share
+        )
     features = augment.spec_augment(mask_key, features, valid_frames, options.augment)
 
     def loss_fn(params, part):

@@ -119,6 +119,27 @@ def make(batch, features_spec, spec: ViewSpec, *, mix: bool) -> Views:
     return Views(jnp.stack([views[:, 0], second], axis=1), shown, counts, 1.0 - sounds.mean(1))
 
 
+@jax.named_scope("views")
+def recolour(keys, features, valid_frames, spec: ViewSpec, *, share: float):
+    """Makes labelled clips sound as views do: of each a random band, with noise, equaliser, cut-off
+    and ramp. An encoder of clip contrast knows them again.
+
+    Args:
+      keys: random keys [B], one a clip.
+      features: [B, T, F]; valid_frames: [B, T] bool, which of them are of the clip.
+      share: the probability of it.
+
+    Returns:
+      [B, T, F].
+    """
+
+    def one(key, x):
+        made = _coloured(_band(x, key, spec), key, spec)
+        return jnp.where(_draws(key, 15) < share, made, x)
+
+    return jnp.where(valid_frames[..., None], jax.vmap(one)(keys, features), 0.0)
+
+
 def _draws(key, part, shape=(), least=0.0, most=1.0):
     """Uniform numbers of one of the parts of a view, told apart by a number."""
     return jax.random.uniform(jax.random.fold_in(key, part), shape, minval=least, maxval=most)
@@ -130,7 +151,6 @@ def _window(x, low, length, key, spec):
     Returns:
       [L, F]; the share of its frames that are above `low` [F], digital silence.
     """
-    bins = x.shape[1]
     length = jnp.maximum(length, 1)
     width = spec.frames * _draws(key, 0, (), *spec.window)
     fits = length >= width
@@ -147,11 +167,17 @@ def _window(x, low, length, key, spec):
     x = (1 - share) * x[before % length] + share * x[(before + 1) % length]
     # Here, since stretching in frequency moves silence into bins that are normalised otherwise.
     sounds = (x > low).any(1).mean()
+    return _band(x, key, spec), sounds
+
+
+def _band(x, key, spec):
+    """A random band of x [T, F], stretched to all bins."""
+    bins = x.shape[1]
     height = bins * jnp.minimum(_draws(key, 2, (), *spec.height), 1.0)
     lowest = _draws(key, 3) * (bins - height)
     place = jnp.clip(lowest + (jnp.arange(bins) + 0.5) * height / bins - 0.5, 0.0, bins - 1.0)
     weights = jnp.maximum(1.0 - jnp.abs(place[:, None] - jnp.arange(bins)), 0.0)
-    return jnp.einsum("tf,gf->tg", x, weights, precision="highest"), sounds
+    return jnp.einsum("tf,gf->tg", x, weights, precision="highest")
 
 
 def _mixed(views, keys, counts, spec):

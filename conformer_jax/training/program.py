@@ -19,7 +19,7 @@ from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
 from conformer_jax.models.features import FeatureSpec
 from conformer_jax.reading import FROZEN
-from conformer_jax.steps import augment, finetune, optimizer, pretrain
+from conformer_jax.steps import augment, clip_contrast, finetune, optimizer, pretrain
 from conformer_jax.steps.state import TrainState
 from conformer_jax.training import sharding
 
@@ -65,6 +65,8 @@ def _labels_options(config):
             hop_s=features.hop_s,
         ),
         accumulate=config.train.accumulate,
+        view=clip_contrast.view_spec(config) if config.augment.views else None,
+        view_share=config.augment.views,
     )
 
 

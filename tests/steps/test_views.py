@@ -151,3 +151,27 @@ def test_noise_lies_below_what_sounds():
     moved = noisy - plain
     assert np.abs(moved[plain > 0]).mean() < 0.2
     assert (np.abs(moved).reshape(len(moved), 2, -1).max(-1) > 0.01).all()
+
+
+def test_labelled_clips_are_coloured_as_views_are_and_no_frame_is_added():
+    rng = np.random.default_rng(0)
+    valid = np.arange(20) < rng.integers(1, 21, 64)[:, None]
+    features = np.where(valid[..., None], rng.standard_normal((64, 20, 64)), 0).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 64)
+    make = jax.jit(lambda keys, x, valid: views.recolour(keys, x, valid, SPEC, share=0.5))
+    made = np.asarray(make(keys, features, valid))
+    assert not made[~valid].any()
+    changed = (made != features).any((1, 2))
+    assert 0.3 < changed.mean() < 0.7
+    # A band and a ramp, and where both are off the clip as it is.
+    plain = dataclasses.replace(PLAIN, ramp=0.0)
+    same = views.recolour(keys, features, valid, plain, share=1.0)
+    np.testing.assert_allclose(same, features, rtol=1e-5, atol=1e-5)
+    ramp = dataclasses.replace(PLAIN, ramp=1.0)
+    rise = (np.asarray(views.recolour(keys, features, valid, ramp, share=1.0)) - features)[..., 0]
+    whole = valid.all(1)
+    np.testing.assert_allclose(np.diff(rise[whole], n=2), 0, atol=1e-5)
+    assert np.abs(rise[whole]).max() > 0.5
+    # What is drawn for a clip is its own.
+    again = make(keys[::-1], features[::-1], valid[::-1])
+    np.testing.assert_allclose(again[::-1], made, rtol=1e-5, atol=1e-5)
