@@ -49,6 +49,8 @@ _NOT_OF = {
 def is_read(name: str, config: dict) -> bool:
     """Whether a run of this saved config reads the field, such as 'masking.span_length'."""
     section = name.partition(".")[0]
+    if section == "views" and config["task"] == "finetune":
+        return config["augment"]["views"] > 0
     tasks = set(_READ_BY.get(section, TASKS)) & set(_READ_BY.get(name, TASKS))
     if config["objective"] in _NOT_OF.get(name, _NOT_OF.get(section, ())):
         return False

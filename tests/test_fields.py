@@ -174,6 +174,10 @@ def test_what_is_read_depends_on_other_fields_too():
     assert not reading.is_read("classifier.crop_s", fields.saved(frozen))
     frozen.classifier.crops = 5
     assert reading.is_read("classifier.crop_s", fields.saved(frozen))
+    tuned = changed("task", "finetune", finetune)
+    assert not reading.is_read("views.noise", fields.saved(tuned))
+    tuned.augment.views = 0.5
+    assert reading.is_read("views.noise", fields.saved(tuned))
     own = fields.saved(changed("data.manifest", "m.csv"))
     assert not reading.is_read("synthetic.snr_db", own)
     probed = fields.saved(changed("classifier.init", "probe", finetune))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import finetune as finetune_config
-from conformer_jax.steps import augment, finetune, optimizer
+from conformer_jax.steps import augment, finetune, optimizer, views
 from conformer_jax.training import program
 
 # Compiled for seconds of work: skip the backend's optimizations.
@@ -68,7 +68,7 @@ def toy_of(name):
         return Toy()
     augment = {"mixup_alpha": 0.5, "time_masks": 2, "time_mask_s": 0.05, "freq_masks": 2}
     augment |= {"mixup_share": 0.7, "gain_db": 6.0, "shift_s": 0.1}
-    augment |= {"speed": 1.1}
+    augment |= {"speed": 1.1, "views": 0.5}
     return Toy(multi_label=True, dropout=0.1, crops={"crop_s": 0.2, "crops": 2}, **augment)
 
 
@@ -117,13 +117,14 @@ def test_a_step_augments_in_this_order(augmented, monkeypatch):
     """Amplified after mixing, so that the powers keep the proportion of the labels; cut first, so
     that two clips meet at any offset and nothing is done to what is not heard."""
     done, names = [], ("crop", "shift", "mixup", "between_class", "gain")
-    names += ("stretch", "spec_augment")
+    names += ("stretch", "recolour", "spec_augment")
 
     def noted(name, function):
-        return lambda *args: done.append(name) or function(*args)
+        return lambda *args, **named: done.append(name) or function(*args, **named)
 
     for name in names:
-        monkeypatch.setattr(augment, name, noted(name, getattr(augment, name)))
+        module = views if name == "recolour" else augment
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     # A function of its own: traced anew.
     jax.eval_shape(
         lambda *args: finetune.finetune_step(*args), augmented.state, augmented.batch(), KEY
