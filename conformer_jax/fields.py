@@ -151,6 +151,7 @@ h.layers = OneOf("last", "all")
 # Where the head starts: 'random', or 'probe', the linear probe on the frozen encoder (Kumar et
 # al. 2022, arXiv 2202.10054); for data sets whose embeddings fit into memory.
 h.init = OneOf("random", "probe")
+h.refit = False  # after the last step the head becomes the probe of what the encoder is then (ours)
 # On what the head sees: the pooled vector; with 'linear_softmax' every token.
 h.dropout = Within(0.1, least=0, below=1)
 h.multi_label = False  # one label a clip, cross-entropy; True: several, binary cross-entropy
@@ -204,8 +205,7 @@ a.mixup_share = Within(1.0, least=0, most=1)
 # Probability that a clip is mixed so that both are heard in the proportion of their labels
 # (Tokozume et al. 2018, 'Learning from between-class examples': 1); in place of mixup.
 a.between_class = Within(0.0, least=0, most=1)
-# Probability that a clip sounds as views of clip contrast do: a band of it, coloured (ours).
-a.views = Within(0.0, least=0, most=1)
+a.views = Within(0.0, least=0, most=1)  # probability to sound as a view of clip contrast (ours)
 a.time_masks = Within(0, least=0, most=100)  # SpecAugment time masks a clip (Park et al. 2019)
 a.time_mask_s = Within(0.5, least=0, most=3600)  # s, longest time mask
 a.freq_masks = Within(0, least=0, most=100)  # SpecAugment frequency masks a clip

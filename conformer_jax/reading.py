@@ -71,5 +71,5 @@ def is_read(name: str, config: dict) -> bool:
     if name == "data.unlabelled" and not config["classifier"]["multi_label"]:
         return False
     if section == "probe" and config["task"] == "finetune":
-        return config["classifier"]["init"] == "probe"
+        return config["classifier"]["init"] == "probe" or config["classifier"]["refit"]
     return config["task"] in tasks

@@ -182,6 +182,8 @@ def test_what_is_read_depends_on_other_fields_too():
     assert not reading.is_read("synthetic.snr_db", own)
     probed = fields.saved(changed("classifier.init", "probe", finetune))
     assert reading.is_read("probe.l2", probed)
+    refitted = fields.saved(changed("classifier.refit", True, finetune))
+    assert reading.is_read("probe.l2", refitted)
 
 
 # What follows looks for fields that nothing reads: such a field would be set without any effect.

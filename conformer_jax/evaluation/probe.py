@@ -240,7 +240,7 @@ def _as_logits(votes, multi_label):
 
 
 def start_head(state, known, settings, *, multi_label: bool):
-    """The state with the linear probe as its head (config.classifier.init = 'probe').
+    """The state with the linear probe as its head (config.classifier.init, .refit).
 
     Args:
       state: TrainState of a classifier.

@@ -127,14 +127,16 @@ class Judge:
       log: progress.Log.
       checkpoints: of the run, for the parameters of its best step.
       abstract_state: what they restore to.
+      finish: (state) -> the state that a run ends with, of that of its last or best step.
     """
 
     def __init__(
-        self, config, evaluate, eval_source, validation, *, log, checkpoints, abstract_state
+        self, config, evaluate, eval_source, validation, *, log, checkpoints, abstract_state, finish
     ):
         self._config, self._evaluate, self._log = config, evaluate, log
         self._eval_source, self._validation = eval_source, validation
         self._checkpoints, self._abstract_state = checkpoints, abstract_state
+        self._finish = finish
 
     @property
     def validates(self) -> bool:
@@ -147,6 +149,8 @@ class Judge:
             return Judged(due, state, None, 0.0)
         if self.validates:
             return self._by_validation(state, step, due)
+        if due.last:
+            state = self._finish(state)
         held_out = self._evaluate(state, self._eval_source)
         if held_out is None:
             return None
@@ -166,14 +170,15 @@ class Judge:
             return Judged(due, state, None, standing.rank)
         best, best_step = self._best_state(state, step, selection.ranking(records, metric))
         several = self._config.classifier.multi_label  # with one, the likeliest label counts
-        if several and step != best_step:
-            validated = self._evaluate(best, self._validation)
-        held_out = validated and self._evaluate(best, self._eval_source)
+        end = self._finish(best)
+        if several and (step != best_step or end is not best):
+            validated = self._evaluate(end, self._validation)
+        held_out = validated and self._evaluate(end, self._eval_source)
         if held_out is None:
             return None
         held_out.record["best_step"] = best_step
         chosen = _thresholds(validated.found) if several else None
-        return Judged(due, best, held_out, standing.rank, best_step, chosen)
+        return Judged(due, end, held_out, standing.rank, best_step, chosen)
 
     def _best_state(self, state, step, ranking):
         """The state with the parameters of its best step, and that step; where its checkpoint

@@ -81,6 +81,25 @@ def encoder_of(config, state):
     return state.with_params(params)
 
 
+def refit_head(config, compiled, state, every_clip):
+    """The state that a run ends with where config.classifier.refit: its averaged parameters, and
+    for a head the linear probe of what they make of every training clip.
+
+    While an encoder learns its embeddings move and their deviations change, and a head that is
+    trained beside them in small steps, on clips that are cut and mixed, is worth less than one that
+    is fitted to what they have become (docs/results.md).
+    """
+    state = state.with_params(state.eval_params)
+    logging.info("fitting the head anew")
+    return _probed(config, compiled, state, every_clip)
+
+
+def _probed(config, compiled, state, every_clip):
+    known = probe.embed(compiled, state, *every_clip())
+    several = config.classifier.multi_label
+    return probe.start_head(state, known, config.probe, multi_label=several)
+
+
 def run_keys(config) -> jax.Array:
     """Keys of a run: of its first parameters, of its steps, of its evaluations."""
     return jax.random.split(jax.random.key(config.seed), 3)
@@ -89,12 +108,7 @@ def run_keys(config) -> jax.Array:
 def _from_scratch(config, compiled, every_clip, some_clips, key):
     state = encoder_of(config, compiled.init(key))
     if config.task == "finetune" and config.classifier.init == "probe":
-        state = probe.start_head(
-            state,
-            probe.embed(compiled, state, *every_clip()),
-            config.probe,
-            multi_label=config.classifier.multi_label,
-        )
+        state = _probed(config, compiled, state, every_clip)
         logging.info("head started from a linear probe of the frozen encoder")
     if _has_codebook(config) and config.quantizer.init == "clusters":
         state = codebook.from_clips(config, state, some_clips)

@@ -11,7 +11,7 @@ Then, from the step that was restored, until the last:
   what is due (decision.py)? evaluate? save? [stop at the last] next batch, step, record?
 Where there is a validation split (selection.py), that is what is evaluated, and what improves is
 saved; the last step then takes the parameters of the best, evaluates them on the held-out set and
-saves them as its own.
+saves them as its own. With config.classifier.refit the head is then fitted anew, before that.
 On SIGTERM or Ctrl-C the loop saves where it is, whatever is due, and raises Preempted
 (preemption.py).
 """
@@ -160,11 +160,12 @@ class _Run:
         loader = lambda: host_loader.pick(config.data.loader)
         eval_batches = lambda source: loader().eval_batches(source, spec, *place)
         init_key, self.step_key, eval_key = initial.run_keys(config)
+        every_clip = lambda: (eval_batches(train_source), len(train_source))
         self.begun = initial.start(
             config,
             compiled,
             self.checkpoints,
-            lambda: (eval_batches(train_source), len(train_source)),
+            every_clip,
             lambda: statistics.clip_batches(config, train_source, report),
             init_key,
         )
@@ -203,6 +204,7 @@ class _Run:
             log=self.log,
             checkpoints=self.checkpoints,
             abstract_state=compiled.abstract_state,
+            finish=lambda state: self._end(state, every_clip),
         )
         self.batches = loader().train_batches(train_source, spec, step, *place)
         self.window = window.Window(
@@ -230,6 +232,12 @@ class _Run:
         with concurrent.futures.ThreadPoolExecutor(1, "import") as pool:
             pool.submit(host_loader.pick, self.config.data.loader)
             lowered.compile()
+
+    def _end(self, state, every_clip):
+        """The state of a run that ends with this one."""
+        if self.config.task == "finetune" and self.config.classifier.refit:
+            return initial.refit_head(self.config, self.compiled, state, every_clip)
+        return state
 
     def again(self, eval_source) -> dict[str, Any]:
         """The last evaluation of a finished run: as logged, or where that is lost made again."""

@@ -151,7 +151,7 @@ def check(config) -> None:
     """Raises UserError for a value out of range, and for a head that the task has no use for."""
     fields.check(config)
     probes = config.task in FROZEN or (
-        config.task == "finetune" and config.classifier.init == "probe"
+        config.task == "finetune" and (config.classifier.init == "probe" or config.classifier.refit)
     )
     if probes and config.classifier.pooling == "linear_softmax":
         raise UserError(
@@ -264,6 +264,8 @@ def _key(config, num_classes):
     content = config.to_dict()
     for field in ("name", "seed", "init_from", "next_command", "compare_with_scratch"):
         del content[field]
+    for field in ("init", "refit"):
+        del content["classifier"][field]
     for section in ("checkpoint", "data", "synthetic", "monitor", "probe"):
         del content[section]
     train = {field: content["train"][field] for field in ("num_steps", "accumulate")}

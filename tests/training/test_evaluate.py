@@ -72,7 +72,8 @@ class Steps:
 )
 def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next_best(lost, gone, expected, caplog):
     steps = Steps(lost, gone)
-    judge = evaluate.Judge(None, None, None, None, log=None, checkpoints=steps, abstract_state=None)
+    parts = {"log": None, "checkpoints": steps, "abstract_state": None, "finish": None}
+    judge = evaluate.Judge(None, None, None, None, **parts)
     now = SimpleNamespace(step=6)  # in memory, so never lost
     ranking = selection.ranking(
         [{"step": s, "accuracy": v} for s, v in ((2, 0.5), (4, 0.9), (6, 0.4), (8, 0.6))],

@@ -25,6 +25,7 @@ from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
 from conformer_jax.training import (
     checkpoint,
+    frozen,
     loop,
     opening,
     preemption,
@@ -536,6 +537,45 @@ def test_a_run_ends_with_what_was_best_on_validation(validating, tmp_path):
     config.train.eval_every = 3
     with pytest.raises(UserError, match=r"train\.eval_every: 2 -> 3"):
         loop.train_and_evaluate(config, tmp_path, never)
+
+
+@finetuned
+def test_a_head_is_fitted_anew_to_the_parameters_that_a_run_ends_with(finished, tmp_path):
+    config, plain, result = finished
+    config = config.copy_and_resolve_references()
+    config.classifier.refit = True
+    tuned, stopped, probed = (tmp_path / name for name in ("tuned", "stopped", "probed"))
+    loop.train_and_evaluate(config, tuned, result.program)
+    before, ended = (final_state(folder, result.program) for folder in (plain, tuned))
+    assert_same(ended.params["encoder"], before.ema["encoder"])  # the average, which is evaluated
+    assert_same(ended.params, ended.ema)
+    with pytest.raises(Interrupted):
+        loop.train_and_evaluate(config, stopped, watched(result.program, [], 7))
+    loop.train_and_evaluate(config, stopped, result.program)
+    assert_same(ended, final_state(stopped, result.program))
+    config.update(task="linear_probe", init_from=str(tuned))
+    frozen.evaluate(config, probed, result.program)
+    said = [
+        predictions.load(folder / "predictions.npz").logits for folder in (tuned, probed, plain)
+    ]
+    np.testing.assert_allclose(said[0], said[1], atol=1e-4)
+    assert np.abs(said[0] - said[2]).max() > 0.01
+
+
+@finetuned
+def test_a_head_is_fitted_anew_to_what_was_best_on_validation(validating, tmp_path):
+    config, program_of = validating
+    config.classifier.refit = True
+    evaluated = []
+    held_out = lambda state: evaluated.append(jax.device_get(state.ema))
+    loop.train_and_evaluate(config, tmp_path, program_of(held_out=held_out))
+    best, final = (
+        checkpoint.read_item(tmp_path / "checkpoints" / step / item)
+        for step, item in (("4", "training"), ("8", "params"))
+    )
+    assert_same(best["ema"]["encoder"], final["encoder"])
+    assert_same(final, evaluated[0])
+    assert np.abs(best["ema"]["head"]["kernel"] - final["head"]["kernel"]).max() > 0.01
 
 
 @finetuned
