@@ -96,7 +96,7 @@ def put(old, new):
         (lambda text: "path,label\n", GROUPS, None),
         # Another table is asked for, or rows go: a copy is kept.
         (put("", ""), ["--label_from=top"], "kept"),
-        (put("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], None),
+        (put("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], "kept"),
         (lambda text: text + "gone.wav,wolf,,1\n", [], "kept"),
         (lambda text: text + ".git/5.wav,wolf,,1\n", [], "kept"),
         (lambda text: CUT.format("bark"), TRACKS, "kept"),
@@ -167,6 +167,30 @@ def test_parts_with_labels_of_their_own_are_listed_again(tmp_path):
         "robin",
         "wren",
     ]
+
+
+def test_labels_given_by_hand_to_what_lies_elsewhere_are_kept(tmp_path, capsys):
+    """Of folders that are links, and of rows of another manifest that has no labels."""
+    own, other, data = tmp_path / "own", tmp_path / "other", tmp_path / "data"
+    folder_of_sounds(data)
+    folder_of_sounds(other)
+    own.mkdir()
+    (own / "dog").symlink_to(data / "dog")
+    sound(own / "cat" / "1.wav")
+    (other / "m.csv").write_text("path\ndog/1.wav\n")
+    command = [str(own), f"--add={other}/m.csv"]
+    assert manifest.main(command) == 0
+    listed = own / "manifest.csv"
+    text = listed.read_text()
+    for old, new in (
+        ("dog/1.wav,dog", "dog/1.wav,wolf"),
+        ("other/dog/1.wav,", "other/dog/1.wav,fox"),
+    ):
+        assert old in text
+        listed.write_text(text.replace(old, new))
+        capsys.readouterr()
+        assert manifest.main(command) == 1
+        assert "labels (1)" in capsys.readouterr().err
 
 
 def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):

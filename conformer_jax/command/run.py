@@ -188,7 +188,12 @@ def _labels(data):
     folds = fold_names(data.train_folds)
     try:
         if data.manifest:
-            rows = [row for row in read_manifest(data.manifest) if not folds or row.fold in folds]
+            held_out = fold_names(data.eval_folds)
+            rows = [
+                row
+                for row in read_manifest(data.manifest)
+                if (row.fold in folds if folds else row.fold not in held_out)
+            ]
             names = {label for row in rows for label in row.labels}
             return len(names), max((len(row.labels) for row in rows), default=0)
         if data.prepared:

@@ -5,9 +5,9 @@ files) it is refused, for that is hardly meant. Where rows change otherwise, the
 """
 
 import functools
-import glob
 import itertools
 import os
+import re
 
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.folder_summary import folder_label
@@ -72,7 +72,7 @@ def what_to_keep(output, folder, columns, rows, *, anew, annotated, overwrite):
     if told and not overwrite:
         raise DataError(f"{output} has what would be lost: {', '.join(told)}. {_INSTEAD}")
     said = {at: (values, {*clip.labels}) for at, clip, values in new}
-    changed = sum(not _contains(said, row, record, anew - {"group"}) for row, record in old)
+    changed = sum(not _contains(said, row, record) for row, record in old)
     if not changed:
         return None, []
     copy = _free(output)
@@ -91,21 +91,23 @@ def _goes(old, new, folder, anew, annotated):
     elsewhere = {folders is None for folders in below} == {True, False}  # renamed, where all are
     if elsewhere and None not in _below([at[0] for at, *_ in new], folder):
         told.append("files from elsewhere")
-    if not _of_one_level(old, below) and (lost := _relabelled(old, new, annotated)):
+    again = _of_one_level(old, below)  # as the folders say, and these are read anew
+    rows = [row for (row, _), f in zip(old, below, strict=True) if f is None or not again]
+    if lost := _relabelled(rows, new, annotated):
         told.append(f"labels ({lost})")
     return told
 
 
-def _relabelled(old, new, annotated):
+def _relabelled(rows, new, annotated):
     """Of how many rows the labels are others now, or all of them where there are none at all."""
     now, of_file = {}, {}
     for at, clip, _ in new:
         now[at] = {*clip.labels}
         of_file.setdefault(at[0], set()).update(clip.labels)
     if not any(now.values()):
-        return sum(bool(row.labels) for row, _ in old)
+        return sum(bool(row.labels) for row in rows)
     count = 0
-    for row, _ in old:
+    for row in rows:
         labels = now.get((row.path, row.start, row.end), of_file.get(row.path))
         read_anew = annotated and _part(row)
         count += labels is not None and not read_anew and not {*row.labels} <= labels
@@ -117,10 +119,16 @@ def _part(clip):
 
 
 def _below(paths, folder):
-    """The folders between `folder` and each file; None for one that lies elsewhere."""
+    """The folders between `folder` and each file, by name or, of a link, by where it leads; None
+    for one that lies elsewhere."""
     real, top = functools.cache(os.path.realpath), os.path.realpath(folder)
-    parts = [os.path.relpath(real(os.path.dirname(path)), top).split(os.sep) for path in paths]
-    return [None if p[0] == os.pardir else [] if p[0] == os.curdir else p for p in parts]
+    found = []
+    for path in map(os.path.dirname, paths):
+        parts = os.path.relpath(path, os.path.abspath(folder)).split(os.sep)
+        if parts[0] == os.pardir:
+            parts = os.path.relpath(real(path), top).split(os.sep)
+        found.append(None if parts[0] == os.pardir else [p for p in parts if p != os.curdir])
+    return found
 
 
 def _of_one_level(old, below):
@@ -138,7 +146,7 @@ def _of_one_level(old, below):
     )
 
 
-def _contains(said, row, record, anew):
+def _contains(said, row, record):
     """Whether the new table says of a clip what its old row does."""
     now, labels = said.get((row.path, row.start, row.end), (None, ()))
     if now is None or not {*row.labels} <= labels:
@@ -146,13 +154,15 @@ def _contains(said, row, record, anew):
     return all(
         str(now.get(column) or "").strip() == (value or "").strip()
         for column, value in record.items()
-        if column not in _APART | anew and (value or "").strip()
+        if column not in _APART and (value or "").strip()
     )
 
 
 def copies(output):
     """The files that are kept of what `output` was."""
-    return sorted(output.parent.glob(f"{glob.escape(output.stem)}_before*{output.suffix}"))
+    name = re.compile(rf"{re.escape(output.stem)}_before\d*{re.escape(output.suffix)}")
+    there = output.parent.iterdir() if output.parent.is_dir() else ()
+    return sorted(path for path in there if name.fullmatch(path.name))
 
 
 def _free(output):

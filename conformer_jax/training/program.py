@@ -53,6 +53,7 @@ def _labels_model(config, num_classes):
 
 def _labels_options(config):
     features = config.features
+    coloured = config.augment.views if config.task == "finetune" else 0.0
     if config.task == "finetune":  # what is frozen is not augmented
         augment.check(config.augment, crop_s=config.classifier.crop_s)
     return finetune.Options(
@@ -65,8 +66,8 @@ def _labels_options(config):
             hop_s=features.hop_s,
         ),
         accumulate=config.train.accumulate,
-        view=clip_contrast.view_spec(config) if config.augment.views else None,
-        view_share=config.augment.views,
+        view=clip_contrast.view_spec(config) if coloured else None,
+        view_share=coloured,
     )
 
 

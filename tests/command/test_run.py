@@ -49,6 +49,8 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,1\nb,hiss,2\nc,,more\n")
     config.data.train_folds = ("more",)
     assert "=LABELLED" in run._next(config, "runs/a")
+    config.data.update(train_folds=(), eval_folds=("1", "2"))
+    assert "=LABELLED" in run._next(config, "runs/a")
 
 
 @pytest.mark.parametrize("folds", [(), ("",)])  # as typed: --config.data.eval_folds=
