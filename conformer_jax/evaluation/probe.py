@@ -21,15 +21,15 @@ NONE_READABLE = "no clip could be read: see bad_audio.csv in the workdir"
 _ROWS = 1024  # clips whose neighbours are looked for at once
 
 
-def embed(compiled, state, batches, num_clips: int) -> dict[str, np.ndarray]:
+def embed(compiled, state, batches, num_clips: int, stop=None) -> dict[str, np.ndarray] | None:
     """`embed_readable`; UserError where no clip could be read."""
-    found = embed_readable(compiled, state, batches, num_clips)
-    if not found:
+    found = embed_readable(compiled, state, batches, num_clips, stop)
+    if found == {}:
         raise UserError(NONE_READABLE)
     return found
 
 
-def embed_readable(compiled, state, batches, num_clips: int) -> dict[str, np.ndarray]:
+def embed_readable(compiled, state, batches, num_clips: int, stop=None):
     """Embeddings of all clips of a source, in its order; on every process those of all.
 
     Args:
@@ -37,13 +37,17 @@ def embed_readable(compiled, state, batches, num_clips: int) -> dict[str, np.nda
       state: its TrainState.
       batches: of this process, with every clip once, in any order and of any lengths.
       num_clips: n, of the source.
+      stop: () -> whether to stop, asked before each batch; None: never.
 
     Returns:
       `embedding` [n, E] and `labels` [n, C] float32; `valid` [n], 0 where a clip could not be
-      read, and then all else is 0, too. {} where none could be.
+      read, and then all else is 0, too. {} where none could be; None where it was stopped.
     """
     whole = {}
     for batch in batches:
+        if stop is not None and stop():
+            batches.close()
+            return None
         found = jax.device_get(compiled.embed_step(state, compiled.put_batch(batch)))
         rows = found["valid"] > 0
         index = found.pop("index")[rows]

@@ -127,7 +127,8 @@ class Judge:
       log: progress.Log.
       checkpoints: of the run, for the parameters of its best step.
       abstract_state: what they restore to.
-      finish: (state) -> the state that a run ends with, of that of its last or best step.
+      finish: (state) -> the state that a run ends with, of that of its last or best step; None
+        where SIGTERM came on the way.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Judge:
             return self._by_validation(state, step, due)
         if due.last:
             state = self._finish(state)
-        held_out = self._evaluate(state, self._eval_source)
+        held_out = state and self._evaluate(state, self._eval_source)
         if held_out is None:
             return None
         return Judged(due, state, held_out, rank(self._config, held_out.record))
@@ -171,9 +172,9 @@ class Judge:
         best, best_step = self._best_state(state, step, selection.ranking(records, metric))
         several = self._config.classifier.multi_label  # with one, the likeliest label counts
         end = self._finish(best)
-        if several and (step != best_step or end is not best):
+        if several and end and (step != best_step or end is not best):
             validated = self._evaluate(end, self._validation)
-        held_out = validated and self._evaluate(end, self._eval_source)
+        held_out = end and validated and self._evaluate(end, self._eval_source)
         if held_out is None:
             return None
         held_out.record["best_step"] = best_step

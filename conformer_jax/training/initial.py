@@ -81,21 +81,25 @@ def encoder_of(config, state):
     return state.with_params(params)
 
 
-def refit_head(config, compiled, state, every_clip):
+def refit_head(config, compiled, state, every_clip, stop):
     """The state that a run ends with where config.classifier.refit: its averaged parameters, and
     for a head the linear probe of what they make of every training clip.
 
     While an encoder learns its embeddings move and their deviations change, and a head that is
     trained beside them in small steps, on clips that are cut and mixed, is worth less than one that
     is fitted to what they have become (docs/results.md).
+
+    stop: () -> whether to stop, asked on the way; then there is none, but None.
     """
     state = state.with_params(state.eval_params)
     logging.info("fitting the head anew")
-    return _probed(config, compiled, state, every_clip)
+    return _probed(config, compiled, state, every_clip, stop)
 
 
-def _probed(config, compiled, state, every_clip):
-    known = probe.embed(compiled, state, *every_clip())
+def _probed(config, compiled, state, every_clip, stop=None):
+    known = probe.embed(compiled, state, *every_clip(), stop)
+    if known is None:
+        return None
     several = config.classifier.multi_label
     return probe.start_head(state, known, config.probe, multi_label=several)
 

@@ -234,9 +234,9 @@ class _Run:
             lowered.compile()
 
     def _end(self, state, every_clip):
-        """The state of a run that ends with this one."""
+        """The state of a run that ends with this one; None where SIGTERM came on the way."""
         if self.config.task == "finetune" and self.config.classifier.refit:
-            return initial.refit_head(self.config, self.compiled, state, every_clip)
+            return initial.refit_head(self.config, self.compiled, state, every_clip, self.watch.due)
         return state
 
     def again(self, eval_source) -> dict[str, Any]:

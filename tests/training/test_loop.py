@@ -551,6 +551,17 @@ def test_a_head_is_fitted_anew_to_the_parameters_that_a_run_ends_with(finished, 
     assert_same(ended.params, ended.ema)
     with pytest.raises(Interrupted):
         loop.train_and_evaluate(config, stopped, watched(result.program, [], 7))
+    embedded = []
+
+    def embed_step(state, batch):
+        embedded.append(batch)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result.program.embed_step(state, batch)
+
+    terminated = dataclasses.replace(result.program, embed_step=embed_step)
+    with pytest.raises(preemption.Preempted, match="stopped at step 12"):
+        loop.train_and_evaluate(config, stopped, terminated)
+    assert len(embedded) == 1  # the grace period is short: the other clips are not waited for
     loop.train_and_evaluate(config, stopped, result.program)
     assert_same(ended, final_state(stopped, result.program))
     config.update(task="linear_probe", init_from=str(tuned))
