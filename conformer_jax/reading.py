@@ -45,12 +45,23 @@ _NOT_OF = {
     "losses.diversity_weight": ("clip",),
 }
 
+# Of config.views what labelled clips are coloured by (steps/views.recolour).
+_COLOURS = (
+    "height",
+    "noise",
+    "noise_share",
+    "equaliser",
+    "equaliser_share",
+    "cutoff_share",
+    "ramp",
+)
+
 
 def is_read(name: str, config: dict) -> bool:
     """Whether a run of this saved config reads the field, such as 'masking.span_length'."""
     section = name.partition(".")[0]
     if section == "views" and config["task"] == "finetune":
-        return config["augment"]["views"] > 0
+        return name.removeprefix("views.") in _COLOURS and config["augment"]["views"] > 0
     tasks = set(_READ_BY.get(section, TASKS)) & set(_READ_BY.get(name, TASKS))
     if config["objective"] in _NOT_OF.get(name, _NOT_OF.get(section, ())):
         return False

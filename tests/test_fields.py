@@ -178,6 +178,7 @@ def test_what_is_read_depends_on_other_fields_too():
     assert not reading.is_read("views.noise", fields.saved(tuned))
     tuned.augment.views = 0.5
     assert reading.is_read("views.noise", fields.saved(tuned))
+    assert not reading.is_read("views.mixup", fields.saved(tuned))
     own = fields.saved(changed("data.manifest", "m.csv"))
     assert not reading.is_read("synthetic.snr_db", own)
     probed = fields.saved(changed("classifier.init", "probe", finetune))

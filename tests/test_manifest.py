@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -359,14 +360,17 @@ def test_linked_folders_are_followed_once(tmp_path, capsys):
     )
 
 
-def test_a_full_disk_leaves_the_old_manifest(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("part", [(os, "fsync"), (shutil, "copyfile")], ids=lambda part: part[1])
+def test_a_full_disk_leaves_the_old_manifest(part, tmp_path, capsys, monkeypatch):
     sound(tmp_path / "rain" / "1.wav")
     (tmp_path / "manifest.csv").write_text("path\nold.wav\n")
 
-    def full(descriptor):
+    def full(*args):
+        if args[1:]:
+            args[1].write_text("pat")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(*part, full)
     assert manifest.main([str(tmp_path)]) == 70
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -325,6 +325,8 @@ def _replace(path, columns, rows, kept=None) -> None:
         os.replace(temporary, path)
     except BaseException as e:
         with contextlib.suppress(OSError):
+            if kept and temporary.exists():  # it is still in its place, and a copy may be torn
+                kept.unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):
             e.filename, e.filename2 = str(path), None
