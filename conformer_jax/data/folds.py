@@ -67,8 +67,8 @@ def groups_by_pattern(pattern, names) -> list[str | None]:
     found = [compiled.search(name) for name in names]
     if not any(found):
         raise DataError(
-            f"--group={pattern}: no such column in the manifest to replace, and as a regular "
-            f"expression it fits no path, such as {names[0]}"
+            f"--group={pattern}: no such column of your own in the manifest to replace; as a "
+            f"regular expression it fits no path, such as {names[0]}"
         )
     which = 1 if compiled.groups else 0
     return [match.group(which) if match else None for match in found]
