@@ -91,12 +91,12 @@ def put(old, new):
     [
         (put("", ""), [], None),
         (put("", ""), ["--folds=2"], None),
-        (put(",dog,", ",,"), [], None),
         (column("site", ""), [], None),
         (lambda text: "", [], None),
         (lambda text: "path,label\n", GROUPS, None),
         # Another table is asked for, or rows go: a copy is kept.
         (put("", ""), ["--label_from=top"], "kept"),
+        (put("1.wav,dog,", "1.wav,,"), [], "kept"),
         (put("1.wav,dog,,", "1.wav,dog,3,"), ["--folds=2"], "kept"),
         (lambda text: text + "gone.wav,wolf,,1\n", [], "kept"),
         (lambda text: text + ".git/5.wav,wolf,,1\n", [], "kept"),
@@ -213,6 +213,7 @@ def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     assert rows["4.ogg"]["fold"] == rows["cat/3.wav"]["fold"]
     # To the end of the file, and not as long as all of it.
     assert float(rows["../other/dog/1.wav0.200000"]["end"]) == 0.5
+
     assert [rows[f"../other/dog/1.wav0.{t}00000"]["day"] for t in (2, 0)] == ["a", "b"]
     capsys.readouterr()
     assert manifest.main(command) == 1
@@ -222,6 +223,33 @@ def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     assert manifest.main([*command, "--annotations=audacity", "--overwrite"]) == 0
     rows = [(row["path"], row["day"]) for row in table(own / "manifest.csv")]
     assert rows == [("4.ogg", "a")] * 2 + [("dog/1.wav", "b")] * 2
+
+
+def test_a_part_of_another_manifest_goes_to_the_end_of_its_file(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    folder_of_sounds(own)
+    folder_of_sounds(other)
+    (own / "again").symlink_to(other / "cat")
+    rows = "path,label,duration_s,start\ndog/1.wav,dog,0.500,{}\ncat/3.wav,cat,0.500,\n"
+    command = [str(own), f"--add={other}/manifest.csv"]
+    (other / "manifest.csv").write_text(rows.format(0.2))
+    assert manifest.main(command) == 0
+    added = {row["path"]: row for row in table(own / "manifest.csv") if "other" in row["path"]}
+    assert set(added) == {"../other/dog/1.wav"}  # the other one is listed, by a link
+    assert (added["../other/dog/1.wav"]["end"], added["../other/dog/1.wav"]["duration_s"]) == (
+        "0.500000",
+        "0.300",
+    )
+    (other / "manifest.csv").write_text(rows.format(9))
+    assert manifest.main(command) == 1
+    assert "dog/1.wav#t=9: the part begins at 9 s of 0.500 s" in capsys.readouterr().err
+
+
+def test_a_group_that_is_empty_is_none(tmp_path, capsys):
+    folder_of_sounds(tmp_path)
+    (tmp_path / "manifest.csv").write_text("path,label,day\ndog/1.wav,dog,\n")
+    assert manifest.main([str(tmp_path), "--folds=2", "--group=day"]) == 1
+    assert "--group=day: the column of that name is empty" in capsys.readouterr().err
 
 
 def test_the_command_again_and_elsewhere(tmp_path, capsys):

@@ -183,28 +183,32 @@ def _next(config, workdir):
 
 
 def _labels(data):
-    """How many labels the clips to train on have altogether, and one of them at most; of what
-    cannot be looked at, as if they had two, one each."""
-    folds = fold_names(data.train_folds)
+    """How many labels the clips to train on have altogether, and a clip at most; of what cannot be
+    looked at, as if they had two, one each. None at all where the folds to evaluate on have none.
+    """
+    folds, eval_folds = fold_names(data.train_folds), fold_names(data.eval_folds)
     try:
         if data.manifest:
-            held_out = fold_names(data.eval_folds)
-            rows = [
-                row
-                for row in read_manifest(data.manifest)
-                if (row.fold in folds if folds else row.fold not in held_out)
+            rows = read_manifest(data.manifest)
+            held_out = [row for row in rows if row.fold in eval_folds]
+            train = [
+                row for row in rows if (row.fold in folds if folds else row.fold not in eval_folds)
             ]
-            names = {label for row in rows for label in row.labels}
-            return len(names), max((len(row.labels) for row in rows), default=0)
+            if eval_folds and not any(row.labels for row in held_out):
+                return 0, 0
+            names = {label for row in train for label in row.labels}
+            return len(names), max((len(row.labels) for row in train + held_out), default=0)
         if data.prepared:
             opened = prepared.open_folder(data.prepared)
-            chosen = (folds, fold_names(data.eval_folds), data.eval_share)
-            train, _ = prepared_split.choose(opened, *chosen, labelled_only=False)
-            counts = [
-                np.diff(opened.index[split].label_starts)[records].max(initial=0)
-                for split, records in train.items()
-            ]
-            return len(opened.summary["classes"]) * any(counts), max(counts)
+            chosen = (folds, eval_folds, data.eval_share)
+            train, held_out = (
+                max(
+                    np.diff(opened.index[split].label_starts)[records].max(initial=0)
+                    for split, records in part.items()
+                )
+                for part in prepared_split.choose(opened, *chosen, labelled_only=False)
+            )
+            return len(opened.summary["classes"]) * bool(train and held_out), max(train, held_out)
     except DataError:  # lost since
         pass
     return 2, 1

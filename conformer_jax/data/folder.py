@@ -94,7 +94,7 @@ def write_manifest(
     else:
         clips, tables, told = _whole_files(sounds, label_from, segment)
     if add and clips:
-        clips += (more := _added(add, output, {clip.sound.name for clip in clips}))
+        clips += (more := _added(add, output, clips))
         told += summary.in_all(clips, len(more), add)
     columns, rows, dealt, grouped = _table(clips, output, folds, group, overwrite)
     asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
@@ -166,28 +166,39 @@ def _bounds(clip):
 
 
 def _added(other, output, listed):
-    """The rows of another manifest as _Clips; paths become relative to `output`."""
+    """The rows of another manifest as _Clips, but of the files of those that are listed; paths
+    become relative to `output`."""
+    place = os.path.abspath(output.parent)
+    listed = {os.path.realpath(os.path.join(place, clip.sound.name)) for clip in listed}
     lengths = {line: record.get("duration_s") for line, record in read_records(other)}
     clips = []
     for row, length in zip(read_manifest(other), lengths.values(), strict=True):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
-        if name in listed:
+        if os.path.realpath(row.path) in listed:
             continue
-        end = row.end
-        try:
-            seconds = float(length)
-            if end is None and row.start:
-                end = row.start + seconds
-        except (TypeError, ValueError):
+        end, seconds = row.end, _as_number(length)
+        to_the_end = end is None and row.start > 0  # duration_s may be the file's or the part's
+        if seconds is None or to_the_end:
             try:
                 frames, rate = audio_length(row.path)
             except BadAudio as e:
                 raise DataError(f"{other}: {row.name}: {e}") from None
             seconds = frames / rate
-            if end is None and row.start:
-                end = seconds
+        if to_the_end:
+            end = seconds
+            if row.start >= end:
+                raise DataError(
+                    f"{other}: {row.name}: the part begins at {row.start:g} s of {end:.3f} s"
+                )
         clips.append(_Clip(_Sound(name, (), seconds), row.labels, row.start, end, row.fold))
     return clips
+
+
+def _as_number(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _annotated_parts(folder, output, sounds, annotated):
@@ -303,6 +314,8 @@ def _groups(group, output, clips, overwrite):
         value = (record[group] or "").strip()
         of_clip[row.path, row.start, row.end] = value
         of_file.setdefault(row.path, set()).add(value)
+    if not any(of_clip.values()):
+        raise DataError(f"--group={group}: the column of that name is empty: fill it in")
     only = {path: values.pop() for path, values in of_file.items() if len(values) == 1}
     keys = [key(output, clip) for clip in clips]
     return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]

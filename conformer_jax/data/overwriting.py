@@ -149,7 +149,7 @@ def _of_one_level(old, below):
 def _contains(said, row, record):
     """Whether the new table says of a clip what its old row does."""
     now, labels = said.get((row.path, row.start, row.end), (None, ()))
-    if now is None or not {*row.labels} <= labels:
+    if now is None or {*row.labels} != labels:
         return False
     return all(
         str(now.get(column) or "").strip() == (value or "").strip()

@@ -98,7 +98,7 @@ def refit_head(config, compiled, state, every_clip, stop):
 
 def _probed(config, compiled, state, every_clip, stop=None):
     known = probe.embed(compiled, state, *every_clip(), stop)
-    if known is None:
+    if known is None or (stop is not None and stop()):
         return None
     several = config.classifier.multi_label
     return probe.start_head(state, known, config.probe, multi_label=several)

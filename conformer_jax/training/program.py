@@ -271,4 +271,6 @@ def _key(config, num_classes):
         del content[section]
     train = {field: content["train"][field] for field in ("num_steps", "accumulate")}
     task = "pretrain" if config.task == "pretrain" else "labels"
+    if any(content["augment"][part] for part in ("views", "mixup_alpha", "between_class")):
+        task = config.task  # what is frozen is not augmented, and is not asked whether it could be
     return repr((num_classes, {**content, "train": train, "task": task}))

@@ -40,7 +40,9 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hiss\n")
     assert run._next(config, "runs/a").endswith(" --config.data.eval_share=0.2")
     config.data.eval_folds = ("1", "2")
+    (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,3\nb,hiss,3\nc,hum,1\n")
     assert shlex.split(run._next(config, "runs/a"))[-1] == "--config.data.eval_folds=('1', '2')"
+    config.data.eval_folds = ()
     (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,\n")
     assert run._next(config, "runs/a").startswith("Next, with a manifest of labelled clips: ")
     assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
@@ -51,6 +53,11 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     assert "=LABELLED" in run._next(config, "runs/a")
     config.data.update(train_folds=(), eval_folds=("1", "2"))
     assert "=LABELLED" in run._next(config, "runs/a")
+    (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,2\nb,hiss,2\nc,,1\n")
+    config.data.eval_folds = ("1",)  # no clip of it could be judged
+    assert "=LABELLED" in run._next(config, "runs/a")
+    (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,2\nb,hiss,2\nc,hum;hiss,1\n")
+    assert "--config.classifier.multi_label=True" in run._next(config, "runs/a")
 
 
 @pytest.mark.parametrize("folds", [(), ("",)])  # as typed: --config.data.eval_folds=

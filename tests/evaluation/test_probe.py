@@ -287,6 +287,12 @@ def test_a_program_is_shared_where_it_is_the_same(config):
     other.update(seed=5, name="other", init_from="somewhere")
     other.data.eval_folds = ("1",)
     assert program.build(other, 20, prepared=built) is built
+    coloured = other.copy_and_resolve_references()
+    coloured.augment.views = 0.5
+    frozen = program.build(coloured, 20)
+    coloured.task = "finetune"  # which augments, and a probe does not
+    tuned = program.build(coloured, 20, prepared=frozen)
+    assert tuned.abstract_state.options.view_share == 0.5
     assert program.build(other, 21, prepared=built) is not built
     other.features.mean = (-4.5,) * 64
     assert program.build(other, 20, prepared=built) is not built
