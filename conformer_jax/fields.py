@@ -151,7 +151,7 @@ h.layers = OneOf("last", "all")
 # Where the head starts: 'random', or 'probe', the linear probe on the frozen encoder (Kumar et
 # al. 2022, arXiv 2202.10054); for data sets whose embeddings fit into memory.
 h.init = OneOf("random", "probe")
-h.refit = False  # after the last step the head becomes the probe of what the encoder is then (ours)
+h.refit = False  # it ends as the probe of what the encoder is then, of clips unweighted (ours)
 # On what the head sees: the pooled vector; with 'linear_softmax' every token.
 h.dropout = Within(0.1, least=0, below=1)
 h.multi_label = False  # one label a clip, cross-entropy; True: several, binary cross-entropy
