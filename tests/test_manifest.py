@@ -245,6 +245,19 @@ def test_a_part_of_another_manifest_goes_to_the_end_of_its_file(tmp_path, capsys
     assert "dog/1.wav#t=9: the part begins at 9 s of 0.500 s" in capsys.readouterr().err
 
 
+def test_links_to_a_file_are_of_its_fold(tmp_path):
+    for i in range(8):
+        sound(tmp_path / "rain" / f"{i}.wav")
+        (tmp_path / "wet").mkdir(exist_ok=True)
+        (tmp_path / "wet" / f"{7 - i}_again.wav").symlink_to(f"../rain/{i}.wav")
+    assert manifest.main([str(tmp_path), "--folds=4"]) == 0
+    fold = {row["path"]: row["fold"] for row in table(tmp_path / "manifest.csv")}
+    assert [fold[f"rain/{i}.wav"] for i in range(8)] == [
+        fold[f"wet/{7 - i}_again.wav"] for i in range(8)
+    ]
+    assert len(set(fold.values())) == 4
+
+
 def test_a_group_that_is_empty_is_none(tmp_path, capsys):
     folder_of_sounds(tmp_path)
     (tmp_path / "manifest.csv").write_text("path,label,day\ndog/1.wav,dog,\n")

@@ -143,9 +143,11 @@ def _table(clips, output, folds, group, overwrite):
         column, grouped = _groups(group, output, clips, overwrite)
         columns.append(column)
     if folds and clips:
+        # Parts of one file, and links to it, are one recording.
+        files = [os.path.realpath(os.path.join(output.parent, name)) for name in names]
         together = grouped
-        if parts:
-            together = [of or name for of, name in zip(grouped, names, strict=True)]
+        if len({*files}) < len(files):
+            together = [of or file for of, file in zip(grouped, files, strict=True)]
         dealt = deal(names, [summary.first_label(clip) for clip in clips], together, folds)
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
