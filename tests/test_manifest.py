@@ -258,6 +258,40 @@ def test_links_to_a_file_are_of_its_fold(tmp_path):
     assert len(set(fold.values())) == 4
 
 
+def test_a_file_with_a_group_takes_its_links_along(tmp_path):
+    for day in "1234":
+        for i in range(2):
+            sound(tmp_path / f"day{day}" / f"{i}.wav")
+        (tmp_path / "wet").mkdir(exist_ok=True)
+        (tmp_path / "wet" / f"l{day}.wav").symlink_to(f"../day{day}/0.wav")
+    arguments = ["--folds=4", r"--group=day(\d)", "--label_from=none"]
+    assert manifest.main([str(tmp_path), *arguments]) == 0
+    fold = {row["path"]: row["fold"] for row in table(tmp_path / "manifest.csv")}
+    for day in "1234":
+        assert fold[f"day{day}/0.wav"] == fold[f"day{day}/1.wav"] == fold[f"wet/l{day}.wav"]
+
+
+def test_files_are_the_same_wherever_the_manifest_lies(tmp_path):
+    sounds, lists = tmp_path / "sounds", tmp_path / "deep" / "lists"
+    folder_of_sounds(sounds)
+    lists.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(lists)
+    (tmp_path / "other.csv").write_text("path,label\nsounds/dog/1.wav,dog\n")
+    command = [str(sounds), f"--output={tmp_path}/link/m.csv", f"--add={tmp_path}/other.csv"]
+    for _ in range(2):
+        assert manifest.main(command) == 0
+    assert [row["path"] for row in table(lists / "m.csv")].count("../sounds/dog/1.wav") == 1
+
+
+def test_two_rows_that_become_one_part_are_refused(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    folder_of_sounds(own)
+    folder_of_sounds(other)
+    (other / "m.csv").write_text("path,start,end\ndog/1.wav,0.2,\ndog/1.wav,0.2,0.5\n")
+    assert manifest.main([str(own), f"--add={other}/m.csv"]) == 1
+    assert "two rows are of its part from 0.2 s on" in capsys.readouterr().err
+
+
 def test_a_group_that_is_empty_is_none(tmp_path, capsys):
     folder_of_sounds(tmp_path)
     (tmp_path / "manifest.csv").write_text("path,label,day\ndog/1.wav,dog,\n")

@@ -5,11 +5,10 @@ import logging
 import pathlib
 import shlex
 
-import numpy as np
-
 from conformer_jax.data import prepared, prepared_split
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.holdout import fold_names
+from conformer_jax.data.labels import Labels, joined
 from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions, verdict
@@ -199,19 +198,30 @@ def _labels(data):
             names = {label for row in train for label in row.labels}
             return len(names), max((len(row.labels) for row in train + held_out), default=0)
         if data.prepared:
-            opened = prepared.open_folder(data.prepared)
-            chosen = (folds, eval_folds, data.eval_share)
-            train, held_out = (
-                max(
-                    np.diff(opened.index[split].label_starts)[records].max(initial=0)
-                    for split, records in part.items()
-                )
-                for part in prepared_split.choose(opened, *chosen, labelled_only=False)
-            )
-            return len(opened.summary["classes"]) * bool(train and held_out), max(train, held_out)
+            return _labels_of_prepared(data, folds, eval_folds)
     except DataError:  # lost since
         pass
     return 2, 1
+
+
+def _labels_of_prepared(data, folds, eval_folds):
+    opened = prepared.open_folder(data.prepared)
+    try:
+        chosen = prepared_split.choose(
+            opened, folds, eval_folds, data.eval_share, labelled_only=True
+        )
+    except DataError:  # too few to train and evaluate on
+        return 0, 0
+    train, held_out = (
+        joined(
+            [
+                Labels(opened.index[split].labels, opened.index[split].label_starts).take(records)
+                for split, records in part.items()
+            ]
+        )
+        for part in chosen
+    )
+    return len(set(train.numbers.tolist())), max(train.counts.max(), held_out.counts.max())
 
 
 def _lines(path):

@@ -1,5 +1,6 @@
 """Makes a manifest of the audio files below a folder."""
 
+import collections
 import concurrent.futures
 import contextlib
 import csv
@@ -144,10 +145,12 @@ def _table(clips, output, folds, group, overwrite):
         columns.append(column)
     if folds and clips:
         # Parts of one file, and links to it, are one recording.
-        files = [os.path.realpath(os.path.join(output.parent, name)) for name in names]
+        files = [_real(output, clip) for clip in clips]
         together = grouped
         if len({*files}) < len(files):
-            together = [of or file for of, file in zip(grouped, files, strict=True)]
+            of_file = {file: of for file, of in zip(files, grouped, strict=True) if of}
+            pairs = zip(files, grouped, strict=True)
+            together = [of or of_file.get(file, file) for file, of in pairs]
         dealt = deal(names, [summary.first_label(clip) for clip in clips], together, folds)
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
@@ -155,6 +158,11 @@ def _table(clips, output, folds, group, overwrite):
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
     return columns, rows, dealt, grouped
+
+
+def _real(output, clip):
+    """The file of a clip, by whatever links it is reached."""
+    return os.path.realpath(key(output, clip)[0])
 
 
 def _made_anew(columns, folds, group):
@@ -170,8 +178,7 @@ def _bounds(clip):
 def _added(other, output, listed):
     """The rows of another manifest as _Clips, but of the files of those that are listed; paths
     become relative to `output`."""
-    place = os.path.abspath(output.parent)
-    listed = {os.path.realpath(os.path.join(place, clip.sound.name)) for clip in listed}
+    listed = {_real(output, clip) for clip in listed}
     lengths = {line: record.get("duration_s") for line, record in read_records(other)}
     clips = []
     for row, length in zip(read_manifest(other), lengths.values(), strict=True):
@@ -188,11 +195,14 @@ def _added(other, output, listed):
             seconds = frames / rate
         if to_the_end:
             end = seconds
-            if row.start >= end:
+            if row.start > end - 1e-3:
                 raise DataError(
                     f"{other}: {row.name}: the part begins at {row.start:g} s of {end:.3f} s"
                 )
         clips.append(_Clip(_Sound(name, (), seconds), row.labels, row.start, end, row.fold))
+    twice = collections.Counter(key(output, clip) for clip in clips)
+    if again := next((at for at, count in twice.items() if count > 1), None):
+        raise DataError(f"{other}: {again[0]}: two rows are of its part from {again[1]:g} s on")
     return clips
 
 

@@ -271,6 +271,7 @@ def _key(config, num_classes):
         del content[section]
     train = {field: content["train"][field] for field in ("num_steps", "accumulate")}
     task = "pretrain" if config.task == "pretrain" else "labels"
-    if any(content["augment"][part] for part in ("views", "mixup_alpha", "between_class")):
+    a = config.augment
+    if config.task == "finetune" and (a.views or a.mixup_alpha or a.between_class or a.speed > 1):
         task = config.task  # what is frozen is not augmented, and is not asked whether it could be
     return repr((num_classes, {**content, "train": train, "task": task}))

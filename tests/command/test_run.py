@@ -93,6 +93,18 @@ def test_the_next_command_reads_the_same_prepared_corpus(tmp_path):
             ]
 
 
+def test_a_prepared_corpus_whose_training_folds_have_one_class_is_no_next_one(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", rng.normal(size=800) / 9, 16_000)
+    listed, into = tmp_path / "m.csv", tmp_path / "prepared"
+    listed.write_text("path,label,fold\n0.wav,hum,1\n1.wav,hum,1\n2.wav,hiss,2\n")
+    assert prepare.main(["any", f"--source=manifest:{listed}", f"--output={into}"]) == 0
+    config = pretrain.get_config("tiny")
+    config.data.update(prepared=str(into), eval_folds=("2",))
+    assert "LABELLED" in run._next(config, "runs/pretrain_tiny")
+
+
 def test_the_table_says_once_more_what_is_without_labels_that_training_lacked():
     record = {"accuracy": 0.5, "mAP": 0.25, "chance_accuracy": 0.3, "chance_mAP": 0.2}
     more = {f"{name}_known": 2 * value for name, value in record.items()}
