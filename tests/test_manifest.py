@@ -230,12 +230,14 @@ def test_a_part_of_another_manifest_goes_to_the_end_of_its_file(tmp_path, capsys
     folder_of_sounds(own)
     folder_of_sounds(other)
     (own / "again").symlink_to(other / "cat")
-    rows = "path,label,duration_s,start\ndog/1.wav,dog,0.500,{}\ncat/3.wav,cat,0.500,\n"
+    (other / "link.wav").symlink_to(own / "dog" / "1.wav")
+    rows = "path,label,duration_s,start\ndog/1.wav,dog,0.300,{}\ncat/3.wav,cat,0.500,\n"
+    rows += "link.wav,dog,0.500,\n"
     command = [str(own), f"--add={other}/manifest.csv"]
     (other / "manifest.csv").write_text(rows.format(0.2))
     assert manifest.main(command) == 0
     added = {row["path"]: row for row in table(own / "manifest.csv") if "other" in row["path"]}
-    assert set(added) == {"../other/dog/1.wav"}  # the other one is listed, by a link
+    assert set(added) == {"../other/dog/1.wav"}  # the others are listed, by links
     assert (added["../other/dog/1.wav"]["end"], added["../other/dog/1.wav"]["duration_s"]) == (
         "0.500000",
         "0.300",
@@ -256,6 +258,44 @@ def test_links_to_a_file_are_of_its_fold(tmp_path):
         fold[f"wet/{7 - i}_again.wav"] for i in range(8)
     ]
     assert len(set(fold.values())) == 4
+
+
+def test_groups_that_share_a_file_are_of_one_fold(tmp_path, capsys):
+    for name in "abcd":
+        for i in range(2):
+            sound(tmp_path / name / f"{i}.wav")
+    for i, name in enumerate("abc"):
+        (tmp_path / f"best{i}").mkdir()
+        link = tmp_path / f"best{i}" / "0.wav"
+        (link.hardlink_to if i else link.symlink_to)(tmp_path / name / "0.wav")
+    command = [str(tmp_path), r"--group=^(\w+)/", "--label_from=none"]
+    assert manifest.main([*command, "--folds=4"]) == 0
+    said = "7 groups, each in one fold (4 where those that share files are one)"
+    assert said in capsys.readouterr().out
+    rows = {row["path"]: (row["fold"], row["group"]) for row in table(tmp_path / "manifest.csv")}
+    for i, name in enumerate("abc"):
+        fold = rows[f"{name}/0.wav"][0]
+        assert rows[f"{name}/1.wav"] == (fold, name)
+        assert rows[f"best{i}/0.wav"] == (fold, f"best{i}")
+    assert len({fold for fold, _ in rows.values()}) == 4
+    assert manifest.main([*command, "--folds=5"]) == 1
+    assert "4 groups of files cannot fill them" in capsys.readouterr().err
+
+
+def test_parts_of_a_file_may_be_told_apart_by_groups(tmp_path):
+    soundfile.write(tmp_path / "night.wav", np.zeros(64000), 8000)
+    (tmp_path / "again.wav").symlink_to("night.wav")
+    command = [str(tmp_path), "--segment=2"]
+    assert manifest.main(command) == 0
+    path = tmp_path / "manifest.csv"
+    rows = path.read_text().splitlines()
+    hours = [f"{row},{'abcdefg'[i : i + 1]}" for i, row in enumerate(rows[1:])]
+    path.write_text("\n".join([f"{rows[0]},hour", *hours]))
+    assert manifest.main([*command, "--folds=4", "--group=hour"]) == 0
+    fold = {(row["path"], row["start"]): row["fold"] for row in table(path)}
+    starts = [row["start"] for row in table(path)][:4]
+    assert len({fold["again.wav", start] for start in starts}) == 4
+    assert all(fold["again.wav", start] == fold["night.wav", start] for start in starts)
 
 
 def test_a_file_with_a_group_takes_its_links_along(tmp_path):

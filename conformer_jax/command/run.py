@@ -1,9 +1,12 @@
 """One config from its start to its closing words."""
 
+import collections
 import functools
 import logging
 import pathlib
 import shlex
+
+import numpy as np
 
 from conformer_jax.data import prepared, prepared_split
 from conformer_jax.data.audio import DataError
@@ -165,8 +168,8 @@ def _next(config, workdir):
     variant = command.partition("configs/finetune.py:")[2]
     if str(workdir) != (f"runs/pretrain_{variant}" if variant else "runs/pretrain"):
         command += f" --config.init_from={shlex.quote(str(workdir))}"
-    classes, most = _labels(data)
-    if classes < 2 and (data.manifest or data.prepared):
+    differ, most = _labels(data)
+    if not differ and (data.manifest or data.prepared):
         return f"Next, with a manifest of labelled clips: {command} --config.data.manifest=LABELLED"
     for field in ("manifest", "prepared", "tfds_name", "tfds_dir"):
         if data[field]:
@@ -182,8 +185,8 @@ def _next(config, workdir):
 
 
 def _labels(data):
-    """How many labels the clips to train on have altogether, and a clip at most; of what cannot be
-    looked at, as if they had two, one each. None at all where the folds to evaluate on have none.
+    """Whether clips to train on would have labels that differ, and some to evaluate on a label; and
+    how many a clip has at most. Of what cannot be looked at: yes, and one.
     """
     folds, eval_folds = fold_names(data.train_folds), fold_names(data.eval_folds)
     try:
@@ -194,14 +197,16 @@ def _labels(data):
                 row for row in rows if (row.fold in folds if folds else row.fold not in eval_folds)
             ]
             if eval_folds and not any(row.labels for row in held_out):
-                return 0, 0
-            names = {label for row in train for label in row.labels}
-            return len(names), max((len(row.labels) for row in train + held_out), default=0)
+                return False, 0
+            sets = collections.Counter(frozenset(row.labels) for row in train if row.labels)
+            others = sets.total() - max(sets.values(), default=0)
+            most = max((len(row.labels) for row in train + held_out), default=0)
+            return others > (0 if eval_folds else 1), most  # a share would take one of two
         if data.prepared:
             return _labels_of_prepared(data, folds, eval_folds)
     except DataError:  # lost since
         pass
-    return 2, 1
+    return True, 1
 
 
 def _labels_of_prepared(data, folds, eval_folds):
@@ -211,7 +216,7 @@ def _labels_of_prepared(data, folds, eval_folds):
             opened, folds, eval_folds, data.eval_share, labelled_only=True
         )
     except DataError:  # too few to train and evaluate on
-        return 0, 0
+        return False, 0
     train, held_out = (
         joined(
             [
@@ -221,7 +226,11 @@ def _labels_of_prepared(data, folds, eval_folds):
         )
         for part in chosen
     )
-    return len(set(train.numbers.tolist())), max(train.counts.max(), held_out.counts.max())
+    differ = len(set(train.counts.tolist())) > 1
+    if not differ:
+        sets = np.sort(train.numbers.reshape(len(train.counts), -1), axis=1)
+        differ = bool((sets != sets[0]).any())
+    return differ, max(train.counts.max(), held_out.counts.max())
 
 
 def _lines(path):

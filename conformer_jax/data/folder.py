@@ -13,10 +13,10 @@ from typing import NamedTuple
 from conformer_jax.data import folder_summary as summary
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
-from conformer_jax.data.folds import deal, groups_by_pattern
+from conformer_jax.data.folds import deal, groups_by_pattern, united
 from conformer_jax.data.manifest import join_labels, read_manifest, read_records
 from conformer_jax.data.overwriting import OWN, copies, key, old_rows, what_to_keep
-from conformer_jax.data.tree import find
+from conformer_jax.data.tree import find, identity
 
 _SHORTEST_S = 1.0  # of a part
 
@@ -97,7 +97,7 @@ def write_manifest(
     if add and clips:
         clips += (more := _added(add, output, clips))
         told += summary.in_all(clips, len(more), add)
-    columns, rows, dealt, grouped = _table(clips, output, folds, group, overwrite)
+    columns, rows, dealt, groups = _table(clips, output, folds, group, overwrite)
     asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
     table = list(zip(clips, rows, strict=True))
     kept, said = what_to_keep(output, folder, columns, table, overwrite=overwrite, **asked)
@@ -108,7 +108,7 @@ def write_manifest(
     _replace(output, columns, rows, kept)
     told = [f"Wrote {output}", *told, *said, *summary.single(clips)]
     told += summary.left_out(folder, found, by_extension, len(texts) - tables, unreadable_list)
-    told += summary.dealt_folds(folds, clips, dealt, grouped) if folds else ()
+    told += summary.dealt_folds(folds, clips, dealt, groups) if folds else ()
     return "\n".join([*told, *summary.advice(output, clips, folds, again=bool(add))])
 
 
@@ -136,33 +136,39 @@ def _parts(clip, segment):
 
 
 def _table(clips, output, folds, group, overwrite):
-    """Columns and rows of the manifest; the fold and the group of each."""
+    """Columns and rows of the manifest; the fold of each; how many groups there are, as they are
+    called and as they are dealt."""
     names, parts = [clip.sound.name for clip in clips], any(clip.end is not None for clip in clips)
     dealt, grouped = [clip.fold for clip in clips], [None] * len(clips)
     columns = list(OWN if parts else OWN[:-2])
     if group and clips:
         column, grouped = _groups(group, output, clips, overwrite)
         columns.append(column)
+    units = grouped
     if folds and clips:
-        # Parts of one file, and links to it, are one recording.
-        files = [_real(output, clip) for clip in clips]
-        together = grouped
-        if len({*files}) < len(files):
-            of_file = {file: of for file, of in zip(files, grouped, strict=True) if of}
-            pairs = zip(files, grouped, strict=True)
-            together = [of or of_file.get(file, file) for file, of in pairs]
-        dealt = deal(names, [summary.first_label(clip) for clip in clips], together, folds)
+        units = _units(output, clips, grouped)
+        dealt = deal(names, [summary.first_label(clip) for clip in clips], units, folds)
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
         row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
-    return columns, rows, dealt, grouped
+    in_groups = [unit for unit, of in zip(units, grouped, strict=True) if of]
+    return columns, rows, dealt, (len({*grouped} - {None}), len({*in_groups}))
 
 
-def _real(output, clip):
-    """The file of a clip, by whatever links it is reached."""
-    return os.path.realpath(key(output, clip)[0])
+def _units(output, clips, grouped):
+    """A number for what is to lie in one fold: a group, and parts of one file and links to it,
+    whatever their groups; but the user may have told parts of a file apart by groups."""
+    parts = [key(output, clip) for clip in clips]
+    files = [identity(part[0]) for part in parts]
+    groups = collections.defaultdict(set)
+    for part, group in zip(parts, grouped, strict=True):
+        groups[part[0]].update([group] if group else [])
+    apart = [group and len(groups[part[0]]) > 1 for part, group in zip(parts, grouped, strict=True)]
+    whole = [None if told else file for told, file in zip(apart, files, strict=True)]
+    same = [(file, *part[1:]) for file, part in zip(files, parts, strict=True)]
+    return united(grouped, whole, same)
 
 
 def _made_anew(columns, folds, group):
@@ -178,12 +184,12 @@ def _bounds(clip):
 def _added(other, output, listed):
     """The rows of another manifest as _Clips, but of the files of those that are listed; paths
     become relative to `output`."""
-    listed = {_real(output, clip) for clip in listed}
+    listed = {identity(key(output, clip)[0]) for clip in listed}
     lengths = {line: record.get("duration_s") for line, record in read_records(other)}
     clips = []
     for row, length in zip(read_manifest(other), lengths.values(), strict=True):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
-        if os.path.realpath(row.path) in listed:
+        if identity(row.path) in listed:
             continue
         end, seconds = row.end, _as_number(length)
         to_the_end = end is None and row.start > 0  # duration_s may be the file's or the part's

@@ -37,13 +37,13 @@ def contents(sounds, labels, label_from):
         if names and others not in told:
             yield f"              --label_from={other} would give {len(names)}: {some(names)}"
         told.append(others)
-    if len(classes) == 1:
-        yield "  WARNING     one class only: a classifier needs two, each in a subfolder of its own"
 
 
 def single(clips):
-    """Labels of which there is one clip."""
+    """One label alone, or labels of which there is one clip."""
     counts = collections.Counter(label for clip in clips for label in clip.labels)
+    if len(counts) == 1:
+        yield f"  WARNING     one class only, {some(list(counts))}: a classifier needs two"
     if len(counts) > 1 and (once := sorted(label for label, n in counts.items() if n == 1)):
         yield f"  WARNING     one clip alone, from which little is learned: {some(once)}"
         yield from slips(once[:_SHOWN], counts)
@@ -62,17 +62,18 @@ def left_out(folder, found, by_extension, num_texts, unreadable_list):
         yield f"  links       {len(found.repeated)} to folders that are listed already: {names}"
 
 
-def dealt_folds(folds, clips, dealt, grouped):
+def dealt_folds(folds, clips, dealt, groups):
     """How many each fold has, and which labels it lacks."""
     labels = [first_label(clip) for clip in clips]
     counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
     sizes = collections.Counter(counted)
     what = "files" if all(clip.end is None for clip in clips) else "parts"
     what = f"labelled {what}" if any(labels) else what
-    groups = len({group for group in grouped if group is not None})
+    groups, joined = groups
+    joined = f" ({joined} where those that share files are one)" if joined < groups else ""
     yield (
         f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
-        + (f"; {groups} groups, each in one fold" if groups else "")
+        + (f"; {groups} groups, each in one fold{joined}" if groups else "")
     )
     folds_of = collections.defaultdict(set)
     for label, fold in zip(labels, dealt, strict=True):

@@ -55,6 +55,25 @@ def deal(names, labels, groups, folds) -> list[int]:
     return result
 
 
+def united(*columns) -> list[int]:
+    """One number for the rows that have the same in one of the columns, or that other rows link in
+    this way. None is the same as nothing."""
+    count = len(columns[0])
+    above = list(range(count))
+
+    def top(i):
+        while above[i] != i:
+            above[i] = i = above[above[i]]
+        return i
+
+    for column in columns:
+        first = {}
+        for i, value in enumerate(column):
+            if value is not None:
+                above[top(i)] = top(first.setdefault(value, i))
+    return [top(i) for i in range(count)]
+
+
 def groups_by_pattern(pattern, names) -> list[str | None]:
     """What `pattern` finds in each name (its first parenthesis, if it has one); None for nothing.
 
@@ -64,14 +83,15 @@ def groups_by_pattern(pattern, names) -> list[str | None]:
         compiled = re.compile(pattern)
     except re.error as e:
         raise DataError(f"--group={pattern} is no regular expression: {e}") from None
-    found = [compiled.search(name) for name in names]
+    matches = [compiled.search(name) for name in names]
+    which = 1 if compiled.groups else 0
+    found = [(match.group(which) or None) if match else None for match in matches]
     if not any(found):
         raise DataError(
             f"--group={pattern}: no such column of your own in the manifest to replace; as a "
-            f"regular expression it fits no path, such as {names[0]}"
+            f"regular expression it finds nothing in any path, such as {names[0]}"
         )
-    which = 1 if compiled.groups else 0
-    return [match.group(which) if match else None for match in found]
+    return found
 
 
 def folder_name(fold) -> str:

@@ -42,18 +42,17 @@ def find(folder) -> Found:
     while links:
         links.sort(reverse=True)
         start = links.pop()
-        identity = _identity(start)
-        if identity in seen:
+        if identity(start) in seen:
             repeated.append(start)
             continue
         # Without the links first: the files of a folder that lies here bear its own name.
         waiting = [start]
         while waiting:
             where = waiting.pop()
-            identity = _identity(where)
-            if identity in seen:
+            folder = identity(where)
+            if folder in seen:
                 continue
-            seen.add(identity)
+            seen.add(folder)
             try:
                 entries = [e for e in os.scandir(where) if not e.name.startswith(".")]
             except OSError as e:
@@ -70,8 +69,8 @@ def find(folder) -> Found:
     return Found(sorted(files), sorted(closed), sorted(repeated))
 
 
-def _identity(path):
-    """The same for all ways to a folder; where there are no inodes, its real path."""
+def identity(path):
+    """The same for all ways to a file or folder; where there are no inodes, its real path."""
     try:
         status = os.stat(path)
     except OSError:

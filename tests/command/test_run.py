@@ -37,7 +37,10 @@ def test_the_next_command_names_a_run_that_its_config_would_not_find(variant):
 def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     config = pretrain.get_config("tiny")
     config.data.update(manifest=str(tmp_path / "manifest.csv"), eval_share=0.2)
-    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hiss\n")
+    two, more = "path,label\na.wav,hum\nb.wav,hiss\n", "c.wav,hum\nd.wav,hiss\n"
+    (tmp_path / "manifest.csv").write_text(two)  # one of them is held out
+    assert "=LABELLED" in run._next(config, "runs/a")
+    (tmp_path / "manifest.csv").write_text(two + more)
     assert run._next(config, "runs/a").endswith(" --config.data.eval_share=0.2")
     config.data.eval_folds = ("1", "2")
     (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,3\nb,hiss,3\nc,hum,1\n")
@@ -46,7 +49,11 @@ def test_the_next_command_hears_no_more_than_the_run_left_out(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,\n")
     assert run._next(config, "runs/a").startswith("Next, with a manifest of labelled clips: ")
     assert run._next(config, "runs/a").endswith(" --config.data.manifest=LABELLED")
-    (tmp_path / "manifest.csv").write_text("path,label\na.wav,hum\nb.wav,hum;hiss\n")
+    (tmp_path / "manifest.csv").write_text(
+        "path,label\na.wav,hum;hiss\nb.wav,hiss;hum\nc,hum;hiss\n"
+    )
+    assert "=LABELLED" in run._next(config, "runs/a")
+    (tmp_path / "manifest.csv").write_text("path,label\na,hum\nb,hum;hiss\nc,hum\nd,hum;hiss\n")
     assert "--config.classifier.multi_label=True" in run._next(config, "runs/a")
     (tmp_path / "manifest.csv").write_text("path,label,fold\na,hum,1\nb,hiss,2\nc,,more\n")
     config.data.train_folds = ("more",)
@@ -93,16 +100,26 @@ def test_the_next_command_reads_the_same_prepared_corpus(tmp_path):
             ]
 
 
-def test_a_prepared_corpus_whose_training_folds_have_one_class_is_no_next_one(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ("hum", "hum", "LABELLED"),
+        ("hum;low", "low;hum", "LABELLED"),
+        ("hum", "hum;low", "classifier.multi_label=True"),
+    ],
+)
+def test_a_prepared_corpus_whose_training_clips_are_alike_is_no_next_one(
+    first, second, named, tmp_path
+):
     rng = np.random.default_rng(0)
     for i in range(3):
         soundfile.write(tmp_path / f"{i}.wav", rng.normal(size=800) / 9, 16_000)
     listed, into = tmp_path / "m.csv", tmp_path / "prepared"
-    listed.write_text("path,label,fold\n0.wav,hum,1\n1.wav,hum,1\n2.wav,hiss,2\n")
+    listed.write_text(f"path,label,fold\n0.wav,{first},1\n1.wav,{second},1\n2.wav,hiss,2\n")
     assert prepare.main(["any", f"--source=manifest:{listed}", f"--output={into}"]) == 0
     config = pretrain.get_config("tiny")
     config.data.update(prepared=str(into), eval_folds=("2",))
-    assert "LABELLED" in run._next(config, "runs/pretrain_tiny")
+    assert named in run._next(config, "runs/pretrain_tiny")
 
 
 def test_the_table_says_once_more_what_is_without_labels_that_training_lacked():

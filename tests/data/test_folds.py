@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.folds import deal, folder_name, groups_by_pattern
+from conformer_jax.data.folds import deal, folder_name, groups_by_pattern, united
 
 
 def sizes(folds, of=None):
@@ -49,9 +49,18 @@ def test_groups_that_cannot_be_dealt():
         deal(["1", "2", "3"], ["a"] * 3, [None] * 3, 4)
     with pytest.raises(DataError, match="no regular expression"):
         groups_by_pattern("(", ["a.wav"])
-    with pytest.raises(DataError, match=r"fits no path, such as a\.wav"):
+    with pytest.raises(DataError, match=r"finds nothing in any path, such as a\.wav"):
         groups_by_pattern("site", ["a.wav"])
-    assert groups_by_pattern("([a-z])[0-9]", ["a1", "a2", "3"]) == ["a", "a", None]
+    assert groups_by_pattern("([a-z]?)[0-9]", ["a1", "a2", "3"]) == ["a", "a", None]
+
+
+def test_rows_are_united_that_share_something_or_are_linked_by_others():
+    columns = [None, "x", "x", "y", None, None], [1, 2, 3, 1, None, None]
+    found = united(*columns)
+    assert found[0] == found[3]
+    assert found[1] == found[2]
+    assert len(set(found)) == 4
+    assert len(set(united(*columns, ["", None, "", None, None, None]))) == 3
 
 
 def test_a_fold_is_a_folder_of_its_own():
