@@ -3,11 +3,13 @@
 K-fold cross-validation over the column `fold` of config.data.manifest: every fold is held out once
 and the others are trained on. The folds share one compiled program (with config.init_from '' each
 measures feature statistics of its own and compiles its own), and a probe hears every clip once.
-An interrupted one goes on: finished folds are not run again. Writes `<workdir>/folds.json` after
-every fold.
+An interrupted one goes on, with the same clips in the same folds: finished ones are not run again.
+Writes `<workdir>/folds.json` after every fold.
 """
 
 import functools
+import hashlib
+import json
 import logging
 import math
 import os
@@ -22,6 +24,7 @@ from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import verdict
 
+_DEALT = "folds_dealt.json"
 _FIGURES = ("accuracy", "mAP", "AUC", "d_prime", "lwlrap")
 
 
@@ -37,7 +40,8 @@ def cross_validate(config, workdir) -> dict:
       'control', the same of the control, or None, and 'missing', the folds not done yet: [].
 
     Raises:
-      UserError: no folds, or anything that the user can mend.
+      UserError: no folds; of fine-tuning that goes on, they have changed since it was begun; or
+        anything that the user can mend.
     """
     from conformer_jax.command import run
     from conformer_jax.training import distributed, frozen
@@ -53,8 +57,10 @@ def cross_validate(config, workdir) -> dict:
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
-    folds, only_negatives = _folds_of(config)
+    folds, only_negatives, dealt = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
+    if config.task == "finetune":  # probes look themselves, and are asked anew
+        distributed.on_first(functools.partial(_keep_dealt, workdir / _DEALT, dealt, where))
     counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
@@ -83,18 +89,21 @@ def cross_validate(config, workdir) -> dict:
 
 
 def _folds_of(config):
-    """The folds to hold out, and those that are only trained on: no clip there has a label."""
+    """The folds to hold out; those that are only trained on: no clip there has a label; and which
+    clip is of which, as a SHA-256."""
     where = config.data.manifest or config.data.prepared
     if config.data.manifest:
         rows = read_manifest(where)
         used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
         of_used = [row.fold for row in used]
         of_labelled = [row.fold for row in used if row.labels] or of_used
+        dealt = sorted((row.name, row.fold) for row in used)
     else:
         found = prepared.folds(prepared.open_folder(where))
         negatives = config.classifier.multi_label and config.data.unlabelled == "negatives"
         of_labelled = [fold for fold, labelled in found if labelled]
         of_used = [fold for fold, labelled in found if labelled or negatives]
+        dealt = found
     if without := of_used.count(""):
         logging.warning("WARNING %d clip(s) without a fold are left out", without)
     folds = sorted(set(of_labelled) - {""})
@@ -109,7 +118,24 @@ def _folds_of(config):
             "WARNING no clip has a label in %s: always trained on, never held out",
             ", ".join(f"fold {fold}" for fold in others),
         )
-    return folds, others
+    return folds, others, hashlib.sha256(json.dumps(dealt).encode()).hexdigest()
+
+
+def _keep_dealt(path, dealt, where):
+    """Raises UserError where folds that are finished or begun were of another dealing."""
+    from conformer_jax.training import workdir as workdirs
+
+    try:
+        before = json.loads(path.read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = dealt
+    if before != dealt:
+        raise UserError(
+            f"the folds of {where}, or its clips, have changed since this cross-validation was "
+            f"begun, and what it has done so far is of the former ones: begin in another --workdir"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdirs.write_json(path, {"sha256": dealt})
 
 
 def _with_control(found):

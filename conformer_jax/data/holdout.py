@@ -48,7 +48,12 @@ def split_rows(
     Raises DataError: a fold no row has, or nothing left on one side.
     """
     split = _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds)
-    return _as_before(split, rows, sides) if sides else split
+    if not sides:
+        return split
+    before = _as_before(split, rows, sides)
+    if fold_names(eval_folds):
+        _say_other_folds(split, before)
+    return before
 
 
 def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds):
@@ -74,6 +79,18 @@ def _as_before(split, rows, sides):
         [row for row, held_out in zip(rows, side, strict=True) if held_out is False],
         [row for row, held_out in zip(rows, side, strict=True) if held_out],
     )
+
+
+def _say_other_folds(split, before):
+    was = {row.name for row in before.held_out}
+    changed = sorted(was.symmetric_difference(row.name for row in split.held_out))
+    if changed:
+        logging.warning(
+            "WARNING %d clips, such as %s, are of other folds than when the run began, and stay on "
+            "the side that they were on: the column `fold` has changed",
+            len(changed),
+            changed[0],
+        )
 
 
 @functools.cache

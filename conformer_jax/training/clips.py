@@ -43,6 +43,10 @@ class Listing(NamedTuple):
     held_out: np.ndarray
     present: np.ndarray
 
+    def trained(self) -> np.ndarray:
+        """Contents of those to train on, in order."""
+        return self.contents[self.present & ~self.held_out]
+
 
 class Record(NamedTuple):
     """What the file holds. encoder: what config.init_from had heard, None where that is not
@@ -201,28 +205,33 @@ def of_encoder(origin) -> Heard | None:
     return record and record.heard
 
 
-def judge(config, encoder: Heard | None, train, held_out) -> dict[str, int]:
+def judge(config, known: Known, train, held_out) -> dict[str, int]:
     """What makes held-out figures flatter, as a warning and for the records of evaluations.
 
     Args:
       config: of the run.
-      encoder: what that of config.init_from has heard, None where that is not known.
+      known: of `open_all`.
       train, held_out: Sources.
 
     Returns:
       'heard', of 'heard_of' held-out clips: how many the encoder has heard; both are missing where
       that is not recorded, or there is no such encoder. 'copies': how many are trained on, too,
-      under another name or as another part of the recording; missing where none are.
+      or were before the run went on, under another name or as another part of the recording;
+      missing where none are.
 
     Raises:
       UserError: the encoder has heard some, or it is not known, and config.data.refuse_heard.
     """
-    return _heard(config, encoder, held_out) | _copies(train, held_out)
+    return _heard(config, known.encoder, held_out) | _copies(known, train, held_out)
 
 
-def _copies(train, held_out):
+def _copies(known, train, held_out):
     trained = heard.of_contents(np.concatenate([train.contents(), train.wholes()]))
-    same = np.flatnonzero(_has(trained, held_out))
+    same = _has(trained, held_out)
+    if known.old is not None:  # whose recordings may have been cut anew
+        by_encoder = known.encoder is not None and _has(known.encoder, held_out)
+        same |= _has(known.old.heard, held_out) & ~np.asarray(by_encoder)
+    same = np.flatnonzero(same)
     if not len(same):
         return {}
     logging.warning(

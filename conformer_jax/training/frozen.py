@@ -103,7 +103,7 @@ def _evaluate(config, workdir, prepared, embeddings):
     opening.carve(config, train_source)  # refuses what has no meaning here
     compiled = program.build(config, len(data.label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
-    heard = clips.judge(config, data.known.encoder, data.train, eval_source)
+    heard = clips.judge(config, data.known, data.train, eval_source)
     classes = opening.known_classes(config, train_source, eval_source)
     state = initial.encoder_of(config, compiled.init(initial.run_keys(config)[0]))
     encoder = _encoder_name(compiled, state, data.label_names)
@@ -122,7 +122,7 @@ def _evaluate(config, workdir, prepared, embeddings):
     known, unknown = (
         kept.embed(encoder, source, report, embed) for source in (train_source, eval_source)
     )
-    score = _fit(config, known)
+    score = _fit(config, known, train_source)
     record, held_out, found = _scored(config, data, known, unknown, score, classes)
     held_out.update(heard)
     _write(config, workdir, held_out, found)
@@ -136,8 +136,8 @@ def _evaluate(config, workdir, prepared, embeddings):
     return loop.Result(record, held_out, config, compiled, len(train_source))
 
 
-def _fit(config, known):
-    """What classifies the embeddings of the training clips."""
+def _fit(config, known, train):
+    """What classifies the embeddings of the training clips, which are those of the source."""
     multi_label = config.classifier.multi_label
     if config.task != "mlp_probe":
         neighbours = config.task == "knn"
@@ -149,6 +149,7 @@ def _fit(config, known):
         config.probe,
         multi_label=multi_label,
         seed=config.seed,
+        recordings=train.wholes()[rows],
     )
     logging.info("chosen on a fifth of the training clips: %s", found.found)
     return found

@@ -82,7 +82,7 @@ def _train_and_evaluate(config, workdir, prepared):
     train_source, validation = opening.carve(config, data.train)
     compiled = program.build(config, len(label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
-    heard = clips.judge(config, data.known.encoder, data.train, eval_source)
+    heard = clips.judge(config, data.known, data.train, eval_source)
     distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
     known = opening.known_classes(config, train_source, eval_source)
     new = compiled is not prepared

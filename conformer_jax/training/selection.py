@@ -26,7 +26,8 @@ class Carved(NamedTuple):
 
 
 def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carved:
-    """Splits data.validation_share off the training clips.
+    """Splits data.validation_share off the training clips: of each class so many clips, or so many
+    recordings, where clips are parts of some.
 
     Args:
       data: config.data.
@@ -50,8 +51,7 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
         raise UserError("config.data.validation_share is for fine-tuning only: leave it 0")
     # Of a mixture the first corpus, which is the one that is evaluated.
     own = np.flatnonzero(source.corpora() == 0)
-    labels = [source.labels(i) for i in own.tolist()]
-    chosen = own[sampling.stratified(labels, len(source.label_names), share, seed)]
+    chosen = own[_chosen(source, own, share, seed)]
     if not len(chosen):
         raise UserError(
             "config.data.validation_share: no class has a second clip to validate with; leave it 0"
@@ -64,6 +64,54 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
     logging.info("%d of the training clips are kept for validation", len(chosen))
     kept = np.setdiff1d(np.arange(len(source)), chosen)
     return Carved(Subset(source, kept), Subset(source, chosen))
+
+
+def refuse_other_draws(data, before, now) -> None:
+    """What is drawn from the clips by their places would be drawn anew where they have changed.
+
+    Args:
+      data: config.data.
+      before, now: contents [n] of the clips to train on, in order, as a run began and goes on.
+
+    Raises:
+      UserError: they differ, and the run trains or validates on some of them alone.
+    """
+    drawn = {
+        "validation_share": data.validation_share > 0,
+        "label_share": data.label_share < 1,
+        "labels_per_class": data.labels_per_class > 0,
+    }
+    fields = [f"config.data.{name}" for name, some in drawn.items() if some]
+    if fields and not np.array_equal(before, now):
+        raise UserError(
+            f"the clips to train on have changed since the checkpoint ({len(before)} then, "
+            f"{len(now)} now, or another order), and {' and '.join(fields)} would draw others of "
+            f"them: begin in another --workdir, or go on with the manifest as it was"
+        )
+
+
+def _chosen(source, own, share, seed):
+    """Positions in `own` of the clips to validate with: a recording's parts lie together, and so
+    do copies, unless that leaves nothing to choose."""
+    labels = [source.labels(i) for i in own.tolist()]
+    num_classes = len(source.label_names)
+    _, first, recording = np.unique(source.wholes()[own], return_index=True, return_inverse=True)
+    if len(first) == len(own):
+        return sampling.stratified(labels, num_classes, share, seed)
+    # In the order of the clips, which is one that the seed alone shuffles.
+    rank = np.argsort(np.argsort(first))[recording]
+    of_recording = [set() for _ in first]
+    for position, of_clip in zip(rank.tolist(), labels, strict=True):
+        of_recording[position].update(of_clip)
+    wanted = [tuple(sorted(found)) for found in of_recording]
+    kept = sampling.stratified(wanted, num_classes, share, seed)
+    if len(kept):
+        return np.flatnonzero(np.isin(rank, kept))
+    logging.warning(
+        "WARNING no label has a second recording to validate with: parts of the same ones are "
+        "kept, which are easier than another recording"
+    )
+    return sampling.stratified(labels, num_classes, share, seed)
 
 
 class Standing(NamedTuple):

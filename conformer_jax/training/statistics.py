@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -151,7 +152,8 @@ def _sha256(entry):
 
 def _store(path, key, value):
     try:
-        temporary = path.with_name(path.name + ".tmp")
+        # Of its own, since several runs may measure at once; the last one's entries stay.
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(_load(path) | {key: value}, indent=1) + "\n")
         temporary.replace(path)
     except OSError as error:

@@ -42,6 +42,15 @@ def test_a_fifth_of_every_class_judges():
     assert mlp._validation(np.eye(3), 0).sum() == 1
 
 
+def test_parts_of_a_recording_judge_together():
+    labels = np.eye(2)[np.arange(200) % 2]
+    recordings = np.arange(200) % 2 + np.arange(200) // 20 * 2  # 20, of one label each
+    held = mlp._validation(labels, 0, recordings)
+    assert held.sum() == 40
+    assert not set(recordings[held]) & set(recordings[~held])
+    assert 0 < mlp._validation(labels, 0, np.zeros(200)).sum() < 200  # one recording alone
+
+
 def test_embeddings_that_are_not_finite_are_refused():
     x, labels = rings(0)
     x[0, 0] = np.nan

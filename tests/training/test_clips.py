@@ -95,7 +95,7 @@ def test_a_changed_manifest_is_told_and_keeps_its_sides(tmp_path, caplog):
     assert ids(again.held_out) == ids(sources.held_out)
 
 
-def test_a_clip_whose_fold_has_changed_stays_on_its_side(tmp_path):
+def test_a_clip_whose_fold_has_changed_stays_on_its_side(tmp_path, caplog):
     manifest = write(tmp_path, NAMES)
     text = (tmp_path / "manifest.csv").read_text().splitlines()
     folds = lambda shift: "\n".join(
@@ -108,6 +108,7 @@ def test_a_clip_whose_fold_has_changed_stays_on_its_side(tmp_path):
     (tmp_path / "manifest.csv").write_text(folds(1))
     again, _ = opened(config, tmp_path, META)
     assert ids(again.held_out) == ids(sources.held_out)
+    assert "WARNING 20 clips, such as 0.wav, are of other folds than when the run" in caplog.text
     assert ids(opened(config, tmp_path)[0].held_out) != ids(sources.held_out)  # a new run
 
 
@@ -135,9 +136,9 @@ def test_a_run_of_before_keeps_the_split_by_name(tmp_path, caplog):
     assert "is lost or damaged: clips whose files have changed may change sides" in caplog.text
 
 
-def judged(config, workdir):
-    sources, known = opened(config, workdir)
-    return clips.judge(config, known.encoder, *sources)
+def judged(config, workdir, meta=None):
+    sources, known = opened(config, workdir, meta)
+    return clips.judge(config, known, *sources)
 
 
 def test_an_encoder_is_asked_what_it_has_heard(tmp_path, caplog):
@@ -251,3 +252,7 @@ def test_parts_of_one_recording_are_known_on_both_sides(tmp_path, caplog):
     tuned = cut(tmp_path / "b", 2, task="finetune", train_folds=("1",), eval_folds=("0", "2"))
     tuned.init_from = str(tmp_path / "a")
     assert judged(tuned, tmp_path / "b") == {"heard": 2, "heard_of": 2}
+    # Cut anew while the run goes on: other parts of what it was trained on are held out.
+    config = cut(tmp_path / "a", 0.5, train_folds=("1",), eval_folds=("0", "2"))
+    assert judged(config, tmp_path / "a", META) == {"copies": 2}
+    assert judged(config, tmp_path / "a") == {}  # of a run that begins

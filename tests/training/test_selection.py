@@ -1,5 +1,6 @@
 """The validation split, and how a run stands by it."""
 
+import numpy as np
 import pytest
 
 from configs import finetune, pretrain
@@ -50,6 +51,40 @@ def test_a_share_of_each_class_is_carved_off_and_not_trained_on():
     found = [validation.labels(i)[0] for i in range(len(validation))]
     assert [found.count(c) for c in range(3)] == [5, 5, 5]
     assert train.label_names == validation.label_names == CLIPS.label_names
+
+
+class Parts(Labels):
+    """Ten parts of each of several recordings."""
+
+    def whole(self, i):
+        return i // 10
+
+
+def test_parts_of_a_recording_are_validated_on_together(caplog):
+    source = Parts([(i // 10 % 2,) for i in range(80)])
+    train, validation = carve(config_of(share=0.25), source)
+    ids = [{int(name) // 10 for name in part.ids()} for part in (train, validation)]
+    assert not ids[0] & ids[1]
+    assert {recording % 2 for recording in ids[1]} == {0, 1}  # of each class one of four
+    assert (len(train), len(validation)) == (60, 20)
+    assert "WARNING" not in caplog.text
+    # All parts of a label in one recording.
+    train, validation = carve(config_of(share=0.2), Parts([(i // 10,) for i in range(20)]))
+    assert (len(train), len(validation)) == (16, 4)
+    assert "WARNING no label has a second recording to validate with" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["validation_share", "label_share", "labels_per_class"])
+def test_other_clips_are_not_drawn_from_anew(field):
+    data = config_of().data
+    before, now = np.arange(5, dtype=np.uint64), np.arange(6, dtype=np.uint64)
+    selection.refuse_other_draws(data, before, now)
+    data[field] = 1 if field == "labels_per_class" else 0.5
+    selection.refuse_other_draws(data, before, before)
+    with pytest.raises(UserError, match=f"{field} would draw others of them: begin in another"):
+        selection.refuse_other_draws(data, before, now)
+    with pytest.raises(UserError):
+        selection.refuse_other_draws(data, before, before[::-1])
 
 
 def test_without_a_share_nothing_is_carved_off():
