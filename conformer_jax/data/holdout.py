@@ -9,8 +9,10 @@ import re
 import shlex
 from typing import NamedTuple
 
+import numpy as np
+
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import of_name
+from conformer_jax.data.content import groups_of_rows, of_name
 from conformer_jax.data.manifest import Row
 
 
@@ -135,12 +137,18 @@ def _split_by_share(rows, manifest, share):
     and without labels it is the same, and copies lie together. Of a hundred clips about a hundred
     times `share` are held out, not exactly. Where that would be none the lowest is held out, and
     where it would be all the highest is trained on: of few clips that is then no longer so. Parts
-    of a file lie where the file lies, unless there is one file alone.
+    of a file lie where the file lies, unless there is one file alone; rows of one `group` lie on
+    one side, unless there is one group alone.
     """
     contents = [_of_file(row) for row in rows]
     if len(rows) > 1 and len(set(contents)) == 1 and any(row.content != row.whole for row in rows):
         _say_one_file(str(manifest))
         contents = [row.content for row in rows]
+    if count := len({row.group for row in rows} - {""}):
+        numbers = groups_of_rows(rows, np.array(contents, np.uint64)).tolist()
+        alone = len(set(numbers)) == 1
+        _say_groups(str(manifest), count, alone)
+        contents = contents if alone else numbers
     below = [content < share * 2.0**64 for content in contents]
     if len(rows) < 2 or not 0 <= share < 1:
         raise DataError(_nothing_left(manifest, share, len(rows)))
@@ -154,6 +162,18 @@ def _split_by_share(rows, manifest, share):
         [row for row, down in zip(rows, below, strict=True) if not down],
         [row for row, down in zip(rows, below, strict=True) if down],
     )
+
+
+@functools.cache
+def _say_groups(manifest, count, alone):
+    if alone:
+        logging.warning(
+            "WARNING all clips of %s are of one group, or linked by what they share: the column "
+            "`group` is ignored",
+            manifest,
+        )
+    else:
+        logging.info("%s: the clips of each of %d groups lie on one side", manifest, count)
 
 
 @functools.cache

@@ -1,11 +1,11 @@
 """Manifests: which files there are, and their labels and folds.
 
-A manifest is a CSV file (UTF-8) with the columns path[,label][,fold][,start][,end] and any others,
-which are ignored. ',', ';' or a tab separates the columns, which of them the first line tells.
-Paths are relative to the CSV. Several labels are separated by ';'; a ';' that belongs to a label is
-written '\\;' and a '\\' before ';' or '\\' is written twice (`join_labels`, `split_labels`). With
-`start` or `end` (s) a row is a part of its file, a clip of its own; where one of them is empty, the
-part begins or ends as the file does.
+A manifest is a CSV file (UTF-8) with the columns path[,label][,fold][,start][,end][,group] and any
+others, which are ignored. ',', ';' or a tab separates the columns, which of them the first line
+tells. Paths are relative to the CSV. Several labels are separated by ';'; a ';' that belongs to a
+label is written '\\;' and a '\\' before ';' or '\\' is written twice (`join_labels`,
+`split_labels`). With `start` or `end` (s) a row is a part of its file, a clip of its own; where one
+of them is empty, the part begins or ends as the file does.
 """
 
 import csv
@@ -33,6 +33,7 @@ class Row(NamedTuple):
     start: float = 0.0  # s
     end: float | None = None  # s; None: the file's
     whole: int | None = None  # digest of the whole file
+    group: str = ""  # what it shares with the rows that are to lie on its side; '' for nothing
 
 
 def read_manifest(path) -> list[Row]:
@@ -61,7 +62,8 @@ def read_manifest(path) -> list[Row]:
         lines[full, start, end] = line
         labels = split_labels(record.get("label") or "")
         fold = (record.get("fold") or "").strip()
-        rows.append(Row(full, labels, fold, name, start=start, end=end))
+        group = (record.get("group") or "").strip()
+        rows.append(Row(full, labels, fold, name, start=start, end=end, group=group))
     if not rows:
         raise DataError(f"{path} lists no files: add a line per file below the column names")
     return rows

@@ -119,6 +119,9 @@ class Joined(Source):
     def wholes(self):
         return np.concatenate([source.wholes() for source in self._sources])
 
+    def groups(self):
+        return np.concatenate([source.groups() for source in self._sources])
+
     def all_labels(self):
         return joined([source.all_labels() for source in self._sources])
 

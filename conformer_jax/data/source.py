@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformer_jax.data.audio import BadAudio, DataError, plan_crop, read_audio, resample
-from conformer_jax.data.content import of_name
+from conformer_jax.data.content import groups_of_rows, of_name
 from conformer_jax.data.labels import Labels, labels_of
 
 
@@ -57,6 +57,10 @@ class Source:
         """uint64 [n], `whole` of every example."""
         return np.fromiter(map(self.whole, range(len(self))), np.uint64, len(self))
 
+    def groups(self) -> np.ndarray:
+        """uint64 [n]: equal for examples of one group or one recording, which belong together."""
+        return self.wholes()
+
     def all_labels(self) -> Labels:
         """`labels` of every example."""
         return labels_of([self.labels(i) for i in range(len(self))])
@@ -98,6 +102,9 @@ class ManifestSource(Source):
     def whole(self, i):
         whole = self._rows[i].whole
         return self.content(i) if whole is None else whole
+
+    def groups(self):
+        return groups_of_rows(self._rows, self.wholes())
 
     def labels(self, i):
         if not self._index:
@@ -235,6 +242,9 @@ class Subset(Source):
 
     def wholes(self):
         return super().wholes() if self._few else self._source.wholes()[self._indices]
+
+    def groups(self):
+        return self._source.groups()[self._indices]
 
     def all_labels(self):
         if self._few or self._new is None:

@@ -149,7 +149,7 @@ def _fit(config, known, train):
         config.probe,
         multi_label=multi_label,
         seed=config.seed,
-        recordings=train.wholes()[rows],
+        recordings=train.groups()[rows],
     )
     logging.info("chosen on a fifth of the training clips: %s", found.found)
     return found

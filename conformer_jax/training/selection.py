@@ -95,7 +95,7 @@ def _chosen(source, own, share, seed):
     do copies, unless that leaves nothing to choose."""
     labels = [source.labels(i) for i in own.tolist()]
     num_classes = len(source.label_names)
-    _, first, recording = np.unique(source.wholes()[own], return_index=True, return_inverse=True)
+    _, first, recording = np.unique(source.groups()[own], return_index=True, return_inverse=True)
     if len(first) == len(own):
         return sampling.stratified(labels, num_classes, share, seed)
     # In the order of the clips, which is one that the seed alone shuffles.

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import of_name
+from conformer_jax.data.content import of_name, of_rows
 from conformer_jax.data.holdout import Split, fold_names, say_labels_not_held_out, split_rows
-from conformer_jax.data.manifest import Row
+from conformer_jax.data.manifest import Row, read_manifest
 
 
 def error_of(function, *args):
@@ -111,6 +111,29 @@ def test_copies_lie_together():
     alone = min(clips(3), key=lambda row: row.content)
     few = split_rows(clips(3) + clips(3, folder="copy/"), "m.csv", (), (), 0.0001)
     assert [row.content for row in few.held_out] == [alone.content] * 2
+
+
+def test_rows_of_one_group_lie_on_one_side(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for i in range(60):
+        (tmp_path / f"{i}.wav").write_bytes(bytes([i]))
+    lines = [f"{i}.wav,{i // 4 if i >= 20 else ''}" for i in range(60)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,group", *lines]))
+    rows = of_rows(read_manifest(tmp_path / "m.csv"), tmp_path / "m.csv")
+    train, held_out = split_rows(rows, tmp_path / "m.csv", (), (), 0.3)
+    assert held_out
+    assert not {row.group for row in train} & {row.group for row in held_out} - {""}
+    assert "m.csv: the clips of each of 10 groups lie on one side" in caplog.text
+    # Those without a group, each by itself, as if there were none.
+    alone = [row for row in held_out if not row.group]
+    assert alone
+    assert alone == split_rows(rows[:20], "m.csv", (), (), 0.3).held_out
+    one = [row._replace(group="all") for row in rows]
+    without = split_rows([row._replace(group="") for row in rows], "m.csv", (), (), 0.3).held_out
+    assert [row.name for row in split_rows(one, "m.csv", (), (), 0.3).held_out] == [
+        row.name for row in without
+    ]
+    assert "are of one group" in caplog.text
 
 
 def test_labels_of_which_none_is_held_out_are_told(caplog):
