@@ -126,7 +126,7 @@ def _make(args, corpus, name, folder, options, listed) -> int:
     made = engine.collect(planned, options.encoding, drop_duplicates=drop)
     made = made._replace(bad=listed.missing + made.bad)
     kind, _, path = args.source.partition(":")
-    about = summary.build(
+    about = {"name": name} | summary.build(
         corpus,
         f"{kind}:{os.path.basename(os.path.abspath(path))}",
         listed.kept,

@@ -53,6 +53,9 @@ def main(argv):
     """Writes the page, or says the user's mistake in one line."""
     if len(argv) < 2:
         overrides.fail("name a run's folder: python -m conformer_jax.report runs/pretrain")
+    from conformer_jax.training import progress
+
+    progress.set_up_logging()
     try:
         print(write(argv[1:], OUTPUT.value, num_mistakes=MISTAKES.value))
     except UserError as error:

@@ -16,7 +16,7 @@ from conformer_jax import cross_validate
 from conformer_jax.command import run
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
-from conformer_jax.training import frozen, loop
+from conformer_jax.training import clips, frozen, loop
 
 
 def manifest(folder, folds=("a", "b", "c")):
@@ -136,7 +136,7 @@ def test_a_probe_hears_every_clip_once(probed):
     assert sorted(probed[3]) == [f"{fold}{i}.wav" for fold in "abc" for i in range(4)]
 
 
-def test_a_fold_alone_gives_the_same_figures(probed, tmp_path):
+def test_a_fold_alone_gives_the_same_figures(probed, tmp_path, caplog):
     config = probed[0].copy_and_resolve_references()
     config.data.update(train_folds=("a", "c"), eval_folds=("b",))
     found = frozen.evaluate(config, tmp_path)
@@ -146,6 +146,13 @@ def test_a_fold_alone_gives_the_same_figures(probed, tmp_path):
     )
     np.testing.assert_allclose(own.logits, of_fold.logits, atol=1e-4)
     assert own.ids.tolist() == of_fold.ids.tolist()
+    # Of the same folder later, when other clips are there.
+    listing = clips.read(tmp_path).listing
+    frozen._say_changes(tmp_path, listing)
+    assert "have changed" not in caplog.text
+    fewer = clips.Listing(listing.names[1:], *(array[1:] for array in listing[1:]))
+    frozen._say_changes(tmp_path, fewer)
+    assert "since this folder's probe was fitted: 1 gone" in caplog.text
 
 
 def test_finished_probes_are_kept_over_an_interruption(probed, tmp_path):

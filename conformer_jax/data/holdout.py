@@ -67,7 +67,7 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_fol
     if train_folds:
         rows = [row for row in rows if row.fold in train_folds]
     elif known and say_folds:
-        _say_folds(str(manifest), tuple(known), eval_share)
+        say_there_are_folds(str(manifest), tuple(known), eval_share)
     if by_name:
         return _split_by_name(rows, manifest, eval_share)
     return _split_by_share(rows, manifest, eval_share)
@@ -96,12 +96,12 @@ def _say_other_folds(split, before):
 
 
 @functools.cache
-def _say_folds(manifest, known, share):
-    """Once a process: the control of a run opens the same manifest."""
+def say_there_are_folds(where, known, share):
+    """Where none is named; once a process: the control of a run opens the same clips."""
     logging.info(
         "%s has folds (%s): --config.data.eval_folds=%s holds one out; now a share of %g of the "
         "clips is held out",
-        manifest,
+        where,
         ", ".join(known),
         _as_flag(known[0]),
         share,

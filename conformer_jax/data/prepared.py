@@ -163,11 +163,14 @@ def citation(summary: dict) -> str:
         f"{one['found']} {split} clips (ids sha256 {one['ids_sha256'][:8]})"
         for split, one in summary["splits"].items()
     ]
+    name, corpus = summary.get("name", summary["corpus"]), summary["corpus"]
+    if corpus not in (name, "any"):
+        name = f"{name} ({corpus})"
     stored = summary["stored"]
     rate = f"{stored['sample_rate']} Hz by {stored['resampler']}" if stored["sample_rate"] else ""
     how = rate or "at the rates of the recordings"
     return (
-        f"{summary['corpus']}: {', '.join(parts)}, {how}, {len(summary['classes'])} classes "
+        f"{name}: {', '.join(parts)}, {how}, {len(summary['classes'])} classes "
         f"(order sha256 {summary['classes_sha256'][:8]})"
     )
 

@@ -15,6 +15,7 @@ from conformer_jax.data.holdout import (
     fold_names,
     hold_out,
     say_labels_not_held_out,
+    say_there_are_folds,
     split_rows,
 )
 from conformer_jax.data.manifest import read_manifest
@@ -249,6 +250,10 @@ def _prepared_sources(spec, label_names):
         spec.eval_share,
         labelled_only=labelled_only,
     )
+    known = {str(fold) for index in opened.index.values() for fold in index.folds if fold}
+    named = spec.train_folds or spec.eval_folds or set(prepared.HELD_OUT_SPLITS) & set(opened.index)
+    if known and not named and not spec.is_added:
+        say_there_are_folds(str(opened.folder), tuple(sorted(known)), spec.eval_share)
     parts = [prepared.PreparedSource(opened, part, spec.sample_rate, names) for part in chosen]
     if label_names is None or not spec.labelled:
         return parts

@@ -104,7 +104,12 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
         opened, lambda found: _digest(*found, spec.manifest or spec.prepared), "clips"
     )
     if old is not None:
-        say_changes(old.listing, listing)
+        say_changes(
+            old.listing,
+            listing,
+            "the checkpoint",
+            "the others stay on their side, and the run goes on with those that there are",
+        )
     encoder = _encoder(init_from, old, goes_on=meta is not None)
     lost = meta is not None and old is None
     return finish(spec, *split), Known(listing, old, encoder, lost, how.by_name)
@@ -160,8 +165,9 @@ def _sides(listing):
     return sides
 
 
-def say_changes(old: Listing, new: Listing) -> None:
-    """Says how the manifest has changed since the run wrote its record: counts and an example."""
+def say_changes(old: Listing, new: Listing, since: str, then: str) -> None:
+    """Says how the manifest has changed since the run wrote its record: counts and an example;
+    since, then: the words before and after."""
     if np.array_equal(old.contents[old.present], new.contents) and new.names == [
         name for name, present in zip(old.names, old.present, strict=True) if present
     ]:
@@ -191,9 +197,7 @@ def say_changes(old: Listing, new: Listing) -> None:
     ]
     if told:
         logging.warning(
-            "WARNING the clips have changed since the checkpoint: %s; the others stay on their "
-            "side, and the run goes on with those that there are",
-            ", ".join(told),
+            "WARNING the clips have changed since %s: %s; %s", since, ", ".join(told), then
         )
 
 

@@ -114,6 +114,7 @@ def _evaluate(config, workdir, prepared, embeddings):
         return loop.Result(before["train"], before["held_out"], config, compiled, len(train_source))
     report.forget()
     if jax.process_index() == 0:
+        _say_changes(workdir, data.known.listing)
         file.unlink(missing_ok=True)
     embed = lambda part: probe.embed_readable(
         compiled, state, clips_by_length(config, part, report), len(part)
@@ -134,6 +135,17 @@ def _evaluate(config, workdir, prepared, embeddings):
         done["files"] = [name for name in _BESIDE if (workdir / name).exists()]
         workdirs.write_json(file, {**done, "sha256": _sha256(done)})
     return loop.Result(record, held_out, config, compiled, len(train_source))
+
+
+def _say_changes(workdir, listing):
+    """Of a folder where a probe was fitted before, to other clips."""
+    if before := clips.read(workdir):
+        clips.say_changes(
+            before.listing,
+            listing,
+            "this folder's probe was fitted",
+            "it is fitted anew to what there is",
+        )
 
 
 def _fit(config, known, train):

@@ -75,9 +75,7 @@ def encoder_of(config, state):
     if not config.init_from:
         return state
     params, from_step = checkpoint.load_encoder(config.init_from, state.params)
-    logging.info(
-        "encoder taken from %s, which was trained for %d steps", config.init_from, from_step
-    )
+    logging.info("encoder taken from %s: step %d of its last run", config.init_from, from_step)
     return state.with_params(params)
 
 

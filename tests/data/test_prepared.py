@@ -268,6 +268,22 @@ def test_many_clips_open_without_looking_at_each(tmp_path):
     assert sum(part.nbytes for part in found.index["train"]) < 100 * count
 
 
+def test_it_is_said_that_there_are_folds(corpus, caplog):
+    caplog.set_level("INFO")
+    for named, said in (("1", False), ("", True)):
+        holdout.say_there_are_folds.cache_clear()
+        opened(config_of(corpus, "prepared", eval_folds=(named,) if named else ()))
+        assert ("has folds (1, 2, 3): --config.data.eval_folds=1 holds one" in caplog.text) is said
+
+
+def test_a_corpus_is_cited_by_its_name(corpus):
+    summary = prepared.open_folder(str(corpus / "out")).summary
+    assert prepared.citation(summary).startswith("any: 60 train clips")
+    assert prepared.citation(summary | {"name": "bats"}).startswith("bats: 60 train clips")
+    named = summary | {"name": "bats", "corpus": "esc50"}
+    assert prepared.citation(named).startswith("bats (esc50): 60 train clips")
+
+
 def test_the_report_says_which_clips_a_run_used(corpus, monkeypatch):
     config = config_of(corpus, "prepared")
     for where, said in ((config.data.prepared, True), (str(corpus / "gone"), False)):
