@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from conformer_jax import manifest
-from conformer_jax.data import folder, folder_summary
+from conformer_jax.data import folder_summary
+from conformer_jax.data.clips import Clip, Sound
 from conformer_jax.data.manifest import read_manifest
 
 
@@ -553,9 +554,9 @@ def test_what_cannot_be_cut_is_said(tmp_path, capsys):
     ],
 )
 def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, segment):
-    sounds = [folder._Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
+    sounds = [Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
     end = 200.0 if clips > files else None
-    listed = [folder._Clip(sound, (), end=end) for sound in sounds]
+    listed = [Clip(sound, (), end=end) for sound in sounds]
     said = "\n".join(folder_summary.advice("m.csv", listed, 0, again=False))
     assert f"--config=configs/pretrain.py:{variant} --config.data.manifest=m.csv" in said
     assert ("--segment=10" in said) == segment
@@ -564,7 +565,7 @@ def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, 
 def test_a_fold_or_a_long_recording_may_leave_too_little():
     def variant(lengths, folds=0):
         listed = [
-            folder._Clip(folder._Sound(f"{i}.wav", (), 9e3), (), end=1.0)
+            Clip(Sound(f"{i}.wav", (), 9e3), (), end=1.0)
             for i, n in enumerate(lengths)
             for _ in range(n)
         ]

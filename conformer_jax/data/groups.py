@@ -1,0 +1,44 @@
+"""Groups of the rows of a manifest, and what is to lie in one fold."""
+
+import collections
+
+from conformer_jax.data.audio import DataError
+from conformer_jax.data.folds import groups_by_pattern, united
+from conformer_jax.data.overwriting import OWN, key, old_rows
+from conformer_jax.data.tree import identity
+
+
+def groups_of(group, output, clips, overwrite):
+    """The column to write and the group of each clip: its row's, or that of all of its file."""
+    try:
+        old = old_rows(output) if group not in OWN else []
+    except DataError:
+        if not overwrite:
+            raise
+        old = []
+    if not old or group not in old[0][1]:
+        return "group", groups_by_pattern(group, [clip.sound.name for clip in clips])
+    of_clip, of_file = {}, {}
+    for row, record in old:
+        value = (record[group] or "").strip()
+        of_clip[row.path, row.start, row.end] = value
+        of_file.setdefault(row.path, set()).add(value)
+    if not any(of_clip.values()):
+        raise DataError(f"--group={group}: the column of that name is empty: fill it in")
+    only = {path: values.pop() for path, values in of_file.items() if len(values) == 1}
+    keys = [key(output, clip) for clip in clips]
+    return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]
+
+
+def units_of(output, clips, grouped):
+    """A number for what is to lie in one fold: a group, and parts of one file and links to it,
+    whatever their groups; but the user may have told parts of a file apart by groups."""
+    parts = [key(output, clip) for clip in clips]
+    files = [identity(part[0]) for part in parts]
+    groups = collections.defaultdict(set)
+    for part, group in zip(parts, grouped, strict=True):
+        groups[part[0]].update([group] if group else [])
+    apart = [group and len(groups[part[0]]) > 1 for part, group in zip(parts, grouped, strict=True)]
+    whole = [None if told else file for told, file in zip(apart, files, strict=True)]
+    same = [(file, *part[1:]) for file, part in zip(files, parts, strict=True)]
+    return united(grouped, whole, same)
