@@ -34,7 +34,7 @@ def _parser():
         "--group",
         metavar="COLUMN|REGEX",
         help="with --folds: keep together the files that have the same value in a column of the "
-        "manifest that is replaced, or in whose paths a regular expression finds the same",
+        "manifest that is replaced or added, or in whose paths a regular expression finds the same",
     )
     parser.add_argument(
         "--annotations",

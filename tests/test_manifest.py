@@ -333,6 +333,33 @@ def test_two_rows_that_become_one_part_are_refused(tmp_path, capsys):
     assert "two rows are of its part from 0.2 s on" in capsys.readouterr().err
 
 
+def test_groups_of_another_manifest_stay_together(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    for i in range(12):
+        sound(other / "dog" / f"{i}.wav")
+    for i in range(4):
+        sound(own / "dog" / f"{i}.wav")
+    rows = [f"dog/{i}.wav,dog,{'abc'[i % 3]}" for i in range(12)]
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows]))
+    command = [str(own), f"--add={other}/m.csv", "--folds=3", f"--output={tmp_path}/m.csv"]
+    warning = "m.csv has groups, which --group=group would keep in one fold each"
+    assert manifest.main(command) == 0
+    assert warning in capsys.readouterr().out
+    for _ in range(2):
+        assert manifest.main([*command, "--group=group"]) == 0
+        assert warning not in capsys.readouterr().out
+        found = [row for row in table(tmp_path / "m.csv") if "other" in row["path"]]
+        assert [row["group"] for row in found] == [*"abc"] * 4
+        assert len({(row["group"], row["fold"]) for row in found}) == 3
+    # What is changed there is heard of, and a row that says nothing keeps what was filled in here.
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows[:-1], "dog/11.wav,dog,"]))
+    assert manifest.main([*command, "--group=group"]) == 0
+    assert table(tmp_path / "m.csv")[-1]["group"] == "c"
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows[:-1], "dog/11.wav,dog,a"]))
+    assert manifest.main([*command, "--group=group"]) == 0
+    assert table(tmp_path / "m.csv")[-1]["group"] == "a"
+
+
 def test_a_group_that_is_empty_is_none(tmp_path, capsys):
     folder_of_sounds(tmp_path)
     (tmp_path / "manifest.csv").write_text("path,label,day\ndog/1.wav,dog,\n")

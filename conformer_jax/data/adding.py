@@ -11,17 +11,26 @@ from conformer_jax.data.overwriting import key
 from conformer_jax.data.tree import identity
 
 
-def rows_of(other, output, listed):
-    """The rows of another manifest as Clips, but of the files of those that are listed; paths
-    become relative to `output`."""
+def rows_of(other, output, listed, column):
+    """The rows of another manifest as Clips, but of files that are listed already.
+
+    Args:
+      other: the manifest.
+      output: the one to come, which paths become relative to.
+      listed: the clips that are.
+      column: of `other`, with the groups of its rows, if there is one.
+
+    Raises DataError: it is none, a file whose length it does not say cannot be read, or two rows
+      are of one part.
+    """
     listed = {identity(key(output, clip)[0]) for clip in listed}
-    lengths = {line: record.get("duration_s") for line, record in read_records(other)}
+    records = [record for _, record in read_records(other)]
     clips = []
-    for row, length in zip(read_manifest(other), lengths.values(), strict=True):
+    for row, record in zip(read_manifest(other), records, strict=True):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
         if identity(row.path) in listed:
             continue
-        end, seconds = row.end, _as_number(length)
+        end, seconds = row.end, _as_number(record.get("duration_s"))
         to_the_end = end is None and row.start > 0  # duration_s may be the file's or the part's
         if seconds is None or to_the_end:
             try:
@@ -35,7 +44,8 @@ def rows_of(other, output, listed):
                 raise DataError(
                     f"{other}: {row.name}: the part begins at {row.start:g} s of {end:.3f} s"
                 )
-        clips.append(Clip(Sound(name, (), seconds), row.labels, row.start, end, row.fold))
+        group = (record.get(column) or "").strip()
+        clips.append(Clip(Sound(name, (), seconds), row.labels, row.start, end, row.fold, group))
     twice = collections.Counter(key(output, clip) for clip in clips)
     if again := next((at for at, count in twice.items() if count > 1), None):
         raise DataError(f"{other}: {again[0]}: two rows are of its part from {again[1]:g} s on")

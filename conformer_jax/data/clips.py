@@ -19,6 +19,7 @@ class Clip(NamedTuple):
     start: float = 0.0
     end: float | None = None
     fold: str = ""
+    group: str = ""  # that another manifest says
 
     @property
     def seconds(self):

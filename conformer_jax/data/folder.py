@@ -54,8 +54,8 @@ def write_manifest(
       folds: fill `fold` with 1 to this many (`folds.deal`); 0: not.
       label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
         first below `folder`, '2', the second, and so on, or 'none'.
-      group: a column of the CSV that is replaced, or a regular expression for `name`s, written as
-        the column 'group': files of one group come to lie in one fold.
+      group: a column of the CSV that is replaced or added, or a regular expression for `name`s,
+        written as the column 'group': files of one group come to lie in one fold.
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
@@ -75,8 +75,8 @@ def write_manifest(
     else:
         clips, tables, told = _whole_files(sounds, label_from, segment)
     if add and clips:
-        clips += (more := rows_of(add, output, clips))
-        told += summary.in_all(clips, len(more), add)
+        clips += (more := rows_of(add, output, clips, group or "group"))
+        told += summary.in_all(clips, more, add, regrouped=folds and not group)
     columns, rows, dealt, groups = _table(clips, output, folds, group, overwrite)
     asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
     table = list(zip(clips, rows, strict=True))

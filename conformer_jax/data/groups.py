@@ -9,25 +9,42 @@ from conformer_jax.data.tree import identity
 
 
 def groups_of(group, output, clips, overwrite):
-    """The column to write and the group of each clip: its row's, or that of all of its file."""
+    """The column to write and the group of each clip: its row's, or that of all of its file.
+
+    Args:
+      group: a column of `output` or of an added manifest, which says more of its own rows, or a
+        regular expression.
+      output: the manifest that is replaced, if it is there.
+      clips: of the new one.
+      overwrite: whether `output` may be something else.
+
+    Raises DataError: the column is empty, the expression is none, or `output` is no manifest.
+    """
+    if group in OWN:  # no column of the user's
+        return "group", groups_by_pattern(group, [clip.sound.name for clip in clips])
     try:
-        old = old_rows(output) if group not in OWN else []
+        old = old_rows(output)
     except DataError:
         if not overwrite:
             raise
         old = []
     if not old or group not in old[0][1]:
+        old = []
+    if not old and not any(clip.group for clip in clips):
         return "group", groups_by_pattern(group, [clip.sound.name for clip in clips])
     of_clip, of_file = {}, {}
     for row, record in old:
         value = (record[group] or "").strip()
         of_clip[row.path, row.start, row.end] = value
         of_file.setdefault(row.path, set()).add(value)
-    if not any(of_clip.values()):
+    if not any((*of_clip.values(), *(clip.group for clip in clips))):
         raise DataError(f"--group={group}: the column of that name is empty: fill it in")
     only = {path: values.pop() for path, values in of_file.items() if len(values) == 1}
     keys = [key(output, clip) for clip in clips]
-    return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]
+    return group, [
+        clip.group or of_clip.get(at) or only.get(at[0]) or None
+        for clip, at in zip(clips, keys, strict=True)
+    ]
 
 
 def units_of(output, clips, grouped):
