@@ -469,7 +469,11 @@ def test_folds_keep_groups_together(tmp_path, capsys):
             for take in range(2):
                 sound(tmp_path / label / f"site{site}_{take}.wav")
     command = [str(tmp_path), "--folds=2"]
+    assert manifest.main([*command, "--group=site[0-2]"]) == 0
+    warning = "WARNING     4 rows without a group are dealt by file: a/site3_0.wav, ..."
+    assert warning in capsys.readouterr().out
     assert manifest.main([*command, "--group=site[0-9]"]) == 0
+    assert "without a group" not in capsys.readouterr().out
     rows = table(tmp_path / "manifest.csv")
     assert len({(row["group"], row["fold"]) for row in rows}) == 4
     # Another column, filled by hand: it is read from the manifest that is replaced, and kept.

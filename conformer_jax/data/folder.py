@@ -116,7 +116,7 @@ def _parts(clip, segment):
 
 
 def _table(clips, output, folds, group, overwrite):
-    """Columns and rows of the manifest; the fold of each; how many groups there are, as they are
+    """Columns and rows of the manifest; the fold of each; the groups of the rows, as they are
     called and as they are dealt."""
     names, parts = [clip.sound.name for clip in clips], any(clip.end is not None for clip in clips)
     dealt, grouped = [clip.fold for clip in clips], [None] * len(clips)
@@ -133,8 +133,7 @@ def _table(clips, output, folds, group, overwrite):
         row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
-    in_groups = [unit for unit, of in zip(units, grouped, strict=True) if of]
-    return columns, rows, dealt, (len({*grouped} - {None}), len({*in_groups}))
+    return columns, rows, dealt, (grouped, units)
 
 
 def _made_anew(columns, folds, group):

@@ -67,18 +67,24 @@ def left_out(folder, found, by_extension, num_texts, unreadable_list):
 
 
 def dealt_folds(folds, clips, dealt, groups):
-    """How many each fold has, and which labels it lacks."""
+    """How many each fold has, which labels it lacks, and what no group keeps together."""
     labels = [first_label(clip) for clip in clips]
     counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
     sizes = collections.Counter(counted)
     what = "files" if all(clip.end is None for clip in clips) else "parts"
     what = f"labelled {what}" if any(labels) else what
-    groups, joined = groups
-    joined = f" ({joined} where those that share files are one)" if joined < groups else ""
+    grouped, units = groups
+    count = len({*grouped} - {None})
+    in_groups = {unit for unit, group in zip(units, grouped, strict=True) if group}
+    joined = len(in_groups)
+    joined = f" ({joined} where those that share files are one)" if joined < count else ""
     yield (
         f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
-        + (f"; {groups} groups, each in one fold{joined}" if groups else "")
+        + (f"; {count} groups, each in one fold{joined}" if count else "")
     )
+    alone = [c.sound.name for c, unit in zip(clips, units, strict=True) if unit not in in_groups]
+    if count and alone:
+        yield f"  WARNING     {len(alone)} rows without a group are dealt by file: {some(alone, 1)}"
     folds_of = collections.defaultdict(set)
     for label, fold in zip(labels, dealt, strict=True):
         folds_of[label].add(fold)
