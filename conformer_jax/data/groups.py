@@ -1,6 +1,9 @@
 """Groups of the rows of a manifest, and what is to lie in one fold."""
 
+import bisect
 import collections
+import itertools
+import math
 
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.folds import groups_by_pattern, united
@@ -49,13 +52,44 @@ def groups_of(group, output, clips, overwrite):
 
 def units_of(output, clips, grouped):
     """A number for what is to lie in one fold: a group, and parts of one file and links to it,
-    whatever their groups; but the user may have told parts of a file apart by groups."""
+    whatever their groups; but the user may have told parts of a file apart by groups.
+
+    Args:
+      output: the manifest to come, which paths of clips are relative to.
+      clips: its rows.
+      grouped: the group of each, or None.
+    """
     parts = [key(output, clip) for clip in clips]
     files = [identity(part[0]) for part in parts]
-    groups = collections.defaultdict(set)
-    for part, group in zip(parts, grouped, strict=True):
-        groups[part[0]].update([group] if group else [])
-    apart = [group and len(groups[part[0]]) > 1 for part, group in zip(parts, grouped, strict=True)]
-    whole = [None if told else file for told, file in zip(apart, files, strict=True)]
+    groups, free = collections.defaultdict(set), collections.defaultdict(list)
+    for part, file, group in zip(parts, files, grouped, strict=True):
+        if group:
+            groups[part[0]].add(group)
+        else:
+            free[file].append(_span(part))
+    # A part that shares time with one of no group is not told apart; nor is that one, by itself.
+    shared = {file: _Spans(free[file]) for file in set(files)}
+    whole = [
+        None if len(groups[part[0]]) > 1 and not shared[file].meet(*_span(part)) else file
+        for part, file in zip(parts, files, strict=True)
+    ]
     same = [(file, *part[1:]) for file, part in zip(files, parts, strict=True)]
     return united(grouped, whole, same)
+
+
+def _span(part):
+    _, start, end = part
+    return start, math.inf if end is None else end
+
+
+class _Spans:
+    """Spans of time, which others may meet."""
+
+    def __init__(self, spans):
+        spans = sorted(spans)
+        self._starts = [start for start, _ in spans]
+        self._latest = [*itertools.accumulate((end for _, end in spans), max)]  # of those so far
+
+    def meet(self, start, end):
+        before = bisect.bisect_left(self._starts, end)  # how many begin before it ends
+        return before > 0 and self._latest[before - 1] > start
