@@ -30,8 +30,11 @@ def rows_of(other, output, listed, column):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
         if identity(row.path) in listed:
             continue
-        end, seconds = row.end, _as_number(record.get("duration_s"))
-        to_the_end = end is None and row.start > 0  # duration_s may be the file's or the part's
+        start, end = (t and round(t, 6) for t in (row.start, row.end))  # as they are written
+        if end is not None and end <= start:
+            raise DataError(f"{other}: {row.name}: a part of no length: remove it")
+        seconds = _as_number(record.get("duration_s"))
+        to_the_end = end is None and start > 0  # duration_s may be the file's or the part's
         if seconds is None or to_the_end:
             try:
                 frames, rate = audio_length(row.path)
@@ -40,12 +43,12 @@ def rows_of(other, output, listed, column):
             seconds = frames / rate
         if to_the_end:
             end = seconds
-            if row.start > end - 1e-3:
+            if start > end - 1e-3:
                 raise DataError(
-                    f"{other}: {row.name}: the part begins at {row.start:g} s of {end:.3f} s"
+                    f"{other}: {row.name}: the part begins at {start:g} s of {end:.3f} s"
                 )
         group = (record.get(column) or "").strip()
-        clips.append(Clip(Sound(name, (), seconds), row.labels, row.start, end, row.fold, group))
+        clips.append(Clip(Sound(name, (), seconds), row.labels, start, end, row.fold, group))
     twice = collections.Counter(key(output, clip) for clip in clips)
     if again := next((at for at, count in twice.items() if count > 1), None):
         raise DataError(f"{other}: {again[0]}: two rows are of its part from {again[1]:g} s on")
