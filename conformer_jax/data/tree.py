@@ -26,7 +26,7 @@ _SOUND = {*ADVICE, *_NAMES_OF_SOUND.split()}
 class Found(NamedTuple):
     """What lies below a folder."""
 
-    files: list[Path]  # regular files, and links that lead to none; sorted
+    files: list[Path]  # regular files, and links that lead to none, or cannot be followed; sorted
     closed: list[tuple[Path, str]]  # folders that cannot be listed, and why
     repeated: list[Path]  # links to folders whose files are there already
 
@@ -62,7 +62,7 @@ def find(folder) -> Found:
                 path = Path(where, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif path.is_dir():
+                elif os.path.isdir(path):  # no error where a link cannot be followed
                     links.append(path)
                 elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     files.append(path)
