@@ -606,3 +606,11 @@ def test_a_fold_or_a_long_recording_may_leave_too_little():
     assert variant([2] * 50) == variant([2] * 50, 4) == "tiny_clip"
     assert variant([2] * 50, 2) == "tiny"
     assert variant([60] + [1] * 60) == "tiny"
+
+
+def test_several_labels_of_a_clip_are_trained_as_such():
+    clips = [Clip(Sound(f"{name}.wav", (), 1.0), tuple(name)) for name in ("a", "b", "ab")]
+    for folds in (0, 2):
+        for listed in (clips, clips[:2]):
+            said = "".join(folder_summary.advice("m.csv", listed, folds, again=True))
+            assert ("m.csv --config.classifier.multi_label=True --w" in said) == (listed == clips)

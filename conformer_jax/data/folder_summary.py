@@ -98,9 +98,11 @@ def advice(manifest, clips, folds, again):
     data = shlex.quote(f"--config.data.manifest={manifest}")
     if len({label for clip in clips for label in clip.labels}) > 1:
         module = "cross_validate" if folds else "main"
+        several = any(len(clip.labels) > 1 for clip in clips)
         yield (
             f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
             f"--config=configs/finetune.py:probe {data}"
+            + (" --config.classifier.multi_label=True" if several else "")
             + (" --workdir=runs/probe_2" if again else "")
         )
     if len({label for clip in clips for label in clip.labels}) > 1 and not _long(clips):
