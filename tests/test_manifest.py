@@ -195,6 +195,16 @@ def test_labels_given_by_hand_to_what_lies_elsewhere_are_kept(tmp_path, capsys):
         assert "labels (1)" in capsys.readouterr().err
 
 
+def test_a_folder_may_be_renamed_and_reached_by_a_link(tmp_path):
+    folder_of_sounds(tmp_path / "data")
+    output = f"--output={tmp_path}/m.csv"
+    assert manifest.main([str(tmp_path / "data"), output]) == 0
+    (tmp_path / "data").rename(tmp_path / "sounds")
+    assert manifest.main([str(tmp_path / "sounds"), output]) == 0
+    (tmp_path / "link").symlink_to("sounds")
+    assert manifest.main([str(tmp_path / "link"), output, "--label_from=none"]) == 0
+
+
 def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     own, other = tmp_path / "own", tmp_path / "other"
     folder_of_sounds(own)
@@ -557,6 +567,46 @@ def test_long_recordings_are_cut_into_clips_of_one_fold_each(tmp_path, capsys):
     assert {row["label"] for row in listed} == {"pond", "wood"}
     rows = read_manifest(tmp_path / "manifest.csv")
     assert [(row.start, row.end) for row in rows if row.name.startswith("pond/b")] == [(0.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("cut", "asked"),  # parts of the first recording in the manifest before, and what is said
+    [
+        ([(0.1, 0.2)], True),
+        ([(0, 3.1), (3.1, 6.2), (6.2, 9)], True),  # not up to the end
+        ([(0, 3), (3, "")], True),
+        ([(0, 4), (4, 5), (5, 9.3)], True),
+        ([(0, 7), (7, 9.3)], True),  # --segment=7 would make no part of it
+        ([(3, 6)], False),  # which is listed again
+        ([(0, 4.6), (4.6, "")], False),
+        (
+            [
+                (0, 1.1),
+                *((round(i * 1.1, 6), round(i * 1.1 + 1.1, 6)) for i in range(1, 7)),
+                (7.7, 9.3),
+            ],
+            False,
+        ),
+    ],
+)
+def test_parts_made_by_hand_are_not_lost_among_others(tmp_path, capsys, cut, asked):
+    long_recordings(tmp_path, {"pond/a.wav": 9.3, "pond/b.wav": 12.0})
+    rows = "".join(f"pond/a.wav,pond,{start},{end}\n" for start, end in cut)
+    (tmp_path / "manifest.csv").write_text(
+        f"path,label,start,end\n{rows}pond/b.wav,pond,0,6\npond/b.wav,pond,6,12\n"
+    )
+    assert manifest.main([str(tmp_path), "--segment=3"]) == asked
+    assert ("would be lost: parts (of 1 files)" in capsys.readouterr().err) == asked
+    for again in (["--segment=3", "--overwrite"], ["--segment=1.0000004"], ["--segment=6"]):
+        assert manifest.main([str(tmp_path), *again]) == 0
+
+
+def test_parts_of_another_manifest_are_read_anew(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    long_recordings(tmp_path, {"own/pond/a.wav": 9.0, "other/b.wav": 9.0})
+    for end in (2, 3):
+        (other / "m.csv").write_text(f"path,label,start,end\nb.wav,pond,1,{end}\n")
+        assert manifest.main([str(own), "--segment=3", f"--add={other}/m.csv"]) == 0
 
 
 def test_what_cannot_be_cut_is_said(tmp_path, capsys):
