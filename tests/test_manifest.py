@@ -205,6 +205,20 @@ def test_a_folder_may_be_renamed_and_reached_by_a_link(tmp_path):
     assert manifest.main([str(tmp_path / "link"), output, "--label_from=none"]) == 0
 
 
+def test_a_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path, monkeypatch):
+    for name in "real/sounds/dog/1.wav", "real/more/2.wav":
+        sound(tmp_path / name)
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "link").symlink_to("real/deep")
+    monkeypatch.chdir(tmp_path)
+    assert manifest.main(["link/../more"]) == 0
+    added = "--add=link/../more/manifest.csv"
+    for output in ("m.csv", "link/../m.csv"):
+        assert manifest.main(["link/../sounds", added, f"--output={output}"]) == 0
+        assert all(os.path.exists(row.path) for row in read_manifest(output))
+    assert len(table("real/m.csv")) == 2
+
+
 def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     own, other = tmp_path / "own", tmp_path / "other"
     folder_of_sounds(own)

@@ -18,7 +18,7 @@ from conformer_jax.data.folds import deal
 from conformer_jax.data.groups import groups_of, units_of
 from conformer_jax.data.manifest import join_labels
 from conformer_jax.data.overwriting import OWN, copies, what_to_keep
-from conformer_jax.data.tree import find
+from conformer_jax.data.tree import as_written, find
 
 _SHORTEST_S = 1.0  # of a part
 
@@ -185,12 +185,13 @@ def _check(folder, output, folds, label_from, group):
         label_from.isdecimal() and int(label_from) > 0
     ):
         raise DataError(f"--label_from={label_from}: parent, top, none, or a number from 1 on")
-    folder = Path(folder)
+    folder = as_written(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name one that contains audio files")
     output = Path(output) if output else folder / "manifest.csv"
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} does not exist: create it or choose another --output")
+    output = as_written(output.parent) / output.name
     if os.path.lexists(output) and not output.is_file():
         raise DataError(f"{output} is not a file: choose another --output")
     return folder, output, output.with_name(f"{output.stem}_unreadable.csv")

@@ -20,6 +20,7 @@ import stat
 from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.tree import as_written
 
 
 class Row(NamedTuple):
@@ -44,7 +45,7 @@ def read_manifest(path) -> list[Row]:
     closed, more fields than columns, an empty path or one that occurs twice (with the same start
     and end), or times that are none.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.abspath(as_written(os.path.dirname(path)))
     rows, lines = [], {}
     for line, record in read_records(path):
         name = _name(record["path"] or "", folder)

@@ -78,6 +78,13 @@ def identity(path):
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
+def as_written(path) -> Path:
+    """The path, or its real one where '..' follows a link: paths in a manifest are joined and
+    shortened as texts, which leads elsewhere there."""
+    real = os.path.realpath(path)
+    return Path(path if os.path.realpath(os.path.normpath(path)) == real else real)
+
+
 def is_text(path) -> bool:
     """Whether a file that cannot be read as sound is a text, and is not named like a sound."""
     if path.suffix.lower() in _SOUND:
