@@ -272,6 +272,20 @@ def test_a_part_of_another_manifest_goes_to_the_end_of_its_file(tmp_path, capsys
     assert "dog/1.wav#t=9: the part begins at 9 s of 0.500 s" in capsys.readouterr().err
 
 
+def test_a_length_that_is_none_is_measured(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    folder_of_sounds(own)
+    folder_of_sounds(other)
+    added, listed = other / "m.csv", own / "manifest.csv"
+    for length in ("nan", "inf", "-3", "0", "2"):
+        added.write_text(f"path,duration_s\ndog/1.wav,{length}\n")
+        assert manifest.main([str(own), f"--add={added}"]) == 0
+        assert table(listed)[-1]["duration_s"] == ("2.000" if length == "2" else "0.500")
+    added.unlink()
+    assert manifest.main([str(own), f"--add={added}"]) == 1
+    assert f"cannot read the manifest {added} (--add): No such file" in capsys.readouterr().err
+
+
 def test_links_to_a_file_are_of_its_fold(tmp_path):
     for i in range(8):
         sound(tmp_path / "rain" / f"{i}.wav")

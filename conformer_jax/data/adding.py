@@ -1,6 +1,7 @@
 """The rows of another manifest, to be listed beside those of a folder."""
 
 import collections
+import math
 import os
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def rows_of(other, output, listed, column):
       are of one part.
     """
     listed = {identity(key(output, clip)[0]) for clip in listed}
-    records = [record for _, record in read_records(other)]
+    records = [record for _, record in read_records(other, "--add")]
     clips = []
     for row, record in zip(read_manifest(other), records, strict=True):
         name = Path(os.path.relpath(row.path, output.parent)).as_posix()
@@ -33,7 +34,7 @@ def rows_of(other, output, listed, column):
         start, end = (t and round(t, 6) for t in (row.start, row.end))  # as they are written
         if end is not None and end <= start:
             raise DataError(f"{other}: {row.name}: a part of no length: remove it")
-        seconds = _as_number(record.get("duration_s"))
+        seconds = _length(record.get("duration_s"))
         to_the_end = end is None and start > 0  # duration_s may be the file's or the part's
         if seconds is None or to_the_end:
             try:
@@ -55,8 +56,10 @@ def rows_of(other, output, listed, column):
     return clips
 
 
-def _as_number(text):
+def _length(text):
+    """None for what is none, so that it is measured."""
     try:
-        return float(text)
+        seconds = float(text)
     except (TypeError, ValueError):
         return None
+    return seconds if 0 < seconds < math.inf else None

@@ -26,7 +26,7 @@ def old_rows(output):
     if not output.exists() or not output.stat().st_size:
         return []
     try:
-        records = [record for _, record in read_records(output)]
+        records = [record for _, record in read_records(output, "--output")]
         return list(zip(read_manifest(output), records, strict=True)) if records else []
     except DataError as e:
         raise DataError(f"{e}: it is not replaced unasked; {_INSTEAD}") from None
