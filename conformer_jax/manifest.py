@@ -97,7 +97,10 @@ def main(argv=None) -> int:
         print(f"error: {where}{e.strerror or e}: mend it and try again", file=sys.stderr)
         return _CRASHED
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(
+            "interrupted: the manifest is what it was before, or written as a whole",
+            file=sys.stderr,
+        )
         return _INTERRUPTED
     return 0
 

@@ -564,6 +564,30 @@ def test_a_full_disk_leaves_the_old_manifest(part, tmp_path, capsys, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.csv", "rain"]
 
 
+def test_a_folder_whose_name_is_not_utf8_fails_in_one_line(tmp_path, capsys, monkeypatch):
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    sound(tmp_path / "b" / "sounds" / "rain" / "1.wav")
+    (tmp_path / "b").rename(odd)
+    monkeypatch.chdir(odd)
+    assert manifest.main(["sounds", f"--output={tmp_path}/m.csv"]) == 1
+    assert "has a name that is not UTF-8: rename it" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [odd.name]
+
+
+def test_an_interrupt_does_not_say_that_nothing_was_written(tmp_path, capsys, monkeypatch):
+    sound(tmp_path / "rain" / "1.wav")
+    replace = os.replace
+
+    def then_interrupt(*paths):
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", then_interrupt)
+    assert manifest.main([str(tmp_path)]) == 130
+    assert "what it was before, or written as a whole" in capsys.readouterr().err
+    assert table(tmp_path / "manifest.csv")
+
+
 def long_recordings(folder, seconds):
     for name, length in seconds.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

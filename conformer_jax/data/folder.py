@@ -271,4 +271,9 @@ def _replace(path, columns, rows, kept=None) -> None:
                 raise DataError(
                     f"cannot write {path}: {e.strerror}; choose another --output"
                 ) from e
+        if isinstance(e, UnicodeEncodeError):  # those below DIR: _length_or_reason
+            raise DataError(
+                f"cannot write {path}: a folder on the way to its files has a name that is not "
+                "UTF-8: rename it"
+            ) from e
         raise
