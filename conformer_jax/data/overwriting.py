@@ -1,7 +1,8 @@
 """What a manifest that is about to be replaced says and the new one would not.
 
 Where something of a kind goes altogether (a column, parts, labels given by hand, another folder's
-files) it is refused, for that is hardly meant. Where rows change otherwise, the old file is kept.
+files), or parts of a file that --segment did not make, it is refused, for that is hardly meant.
+Where rows change otherwise, the old file is kept.
 """
 
 import collections
