@@ -34,7 +34,7 @@ def _parser():
         "--group",
         metavar="COLUMN|REGEX",
         help="with --folds: keep together the files that have the same value in a column of the "
-        "manifest that is replaced, or in whose paths a regular expression finds the same",
+        "manifest that is replaced or added, or in whose paths a regular expression finds the same",
     )
     parser.add_argument(
         "--annotations",
@@ -97,7 +97,10 @@ def main(argv=None) -> int:
         print(f"error: {where}{e.strerror or e}: mend it and try again", file=sys.stderr)
         return _CRASHED
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(
+            "interrupted: the manifest is what it was before, or written as a whole",
+            file=sys.stderr,
+        )
         return _INTERRUPTED
     return 0
 

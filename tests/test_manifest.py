@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from conformer_jax import manifest
-from conformer_jax.data import folder, folder_summary
+from conformer_jax.data import folder_summary
+from conformer_jax.data.clips import Clip, Sound
 from conformer_jax.data.manifest import read_manifest
 
 
@@ -194,6 +195,30 @@ def test_labels_given_by_hand_to_what_lies_elsewhere_are_kept(tmp_path, capsys):
         assert "labels (1)" in capsys.readouterr().err
 
 
+def test_a_folder_may_be_renamed_and_reached_by_a_link(tmp_path):
+    folder_of_sounds(tmp_path / "data")
+    output = f"--output={tmp_path}/m.csv"
+    assert manifest.main([str(tmp_path / "data"), output]) == 0
+    (tmp_path / "data").rename(tmp_path / "sounds")
+    assert manifest.main([str(tmp_path / "sounds"), output]) == 0
+    (tmp_path / "link").symlink_to("sounds")
+    assert manifest.main([str(tmp_path / "link"), output, "--label_from=none"]) == 0
+
+
+def test_a_folder_above_a_link_is_that_of_what_it_leads_to(tmp_path, monkeypatch):
+    for name in "real/sounds/dog/1.wav", "real/more/2.wav":
+        sound(tmp_path / name)
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "link").symlink_to("real/deep")
+    monkeypatch.chdir(tmp_path)
+    assert manifest.main(["link/../more"]) == 0
+    added = "--add=link/../more/manifest.csv"
+    for output in ("m.csv", "link/../m.csv"):
+        assert manifest.main(["link/../sounds", added, f"--output={output}"]) == 0
+        assert all(os.path.exists(row.path) for row in read_manifest(output))
+    assert len(table("real/m.csv")) == 2
+
+
 def test_rows_from_elsewhere_and_their_groups_are_kept(tmp_path, capsys):
     own, other = tmp_path / "own", tmp_path / "other"
     folder_of_sounds(own)
@@ -245,6 +270,20 @@ def test_a_part_of_another_manifest_goes_to_the_end_of_its_file(tmp_path, capsys
     (other / "manifest.csv").write_text(rows.format(9))
     assert manifest.main(command) == 1
     assert "dog/1.wav#t=9: the part begins at 9 s of 0.500 s" in capsys.readouterr().err
+
+
+def test_a_length_that_is_none_is_measured(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    folder_of_sounds(own)
+    folder_of_sounds(other)
+    added, listed = other / "m.csv", own / "manifest.csv"
+    for length in ("nan", "inf", "-3", "0", "2"):
+        added.write_text(f"path,duration_s\ndog/1.wav,{length}\n")
+        assert manifest.main([str(own), f"--add={added}"]) == 0
+        assert table(listed)[-1]["duration_s"] == ("2.000" if length == "2" else "0.500")
+    added.unlink()
+    assert manifest.main([str(own), f"--add={added}"]) == 1
+    assert f"cannot read the manifest {added} (--add): No such file" in capsys.readouterr().err
 
 
 def test_links_to_a_file_are_of_its_fold(tmp_path):
@@ -330,6 +369,33 @@ def test_two_rows_that_become_one_part_are_refused(tmp_path, capsys):
     (other / "m.csv").write_text("path,start,end\ndog/1.wav,0.2,\ndog/1.wav,0.2,0.5\n")
     assert manifest.main([str(own), f"--add={other}/m.csv"]) == 1
     assert "two rows are of its part from 0.2 s on" in capsys.readouterr().err
+
+
+def test_groups_of_another_manifest_stay_together(tmp_path, capsys):
+    own, other = tmp_path / "own", tmp_path / "other"
+    for i in range(12):
+        sound(other / "dog" / f"{i}.wav")
+    for i in range(4):
+        sound(own / "dog" / f"{i}.wav")
+    rows = [f"dog/{i}.wav,dog,{'abc'[i % 3]}" for i in range(12)]
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows]))
+    command = [str(own), f"--add={other}/m.csv", "--folds=3", f"--output={tmp_path}/m.csv"]
+    warning = "m.csv has groups, which --group=group would keep in one fold each"
+    assert manifest.main(command) == 0
+    assert warning in capsys.readouterr().out
+    for _ in range(2):
+        assert manifest.main([*command, "--group=group"]) == 0
+        assert warning not in capsys.readouterr().out
+        found = [row for row in table(tmp_path / "m.csv") if "other" in row["path"]]
+        assert [row["group"] for row in found] == [*"abc"] * 4
+        assert len({(row["group"], row["fold"]) for row in found}) == 3
+    # What is changed there is heard of, and a row that says nothing keeps what was filled in here.
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows[:-1], "dog/11.wav,dog,"]))
+    assert manifest.main([*command, "--group=group"]) == 0
+    assert table(tmp_path / "m.csv")[-1]["group"] == "c"
+    (other / "m.csv").write_text("\n".join(["path,label,group", *rows[:-1], "dog/11.wav,dog,a"]))
+    assert manifest.main([*command, "--group=group"]) == 0
+    assert table(tmp_path / "m.csv")[-1]["group"] == "a"
 
 
 def test_a_group_that_is_empty_is_none(tmp_path, capsys):
@@ -441,7 +507,11 @@ def test_folds_keep_groups_together(tmp_path, capsys):
             for take in range(2):
                 sound(tmp_path / label / f"site{site}_{take}.wav")
     command = [str(tmp_path), "--folds=2"]
+    assert manifest.main([*command, "--group=site[0-2]"]) == 0
+    warning = "WARNING     4 rows without a group are dealt by file: a/site3_0.wav, ..."
+    assert warning in capsys.readouterr().out
     assert manifest.main([*command, "--group=site[0-9]"]) == 0
+    assert "without a group" not in capsys.readouterr().out
     rows = table(tmp_path / "manifest.csv")
     assert len({(row["group"], row["fold"]) for row in rows}) == 4
     # Another column, filled by hand: it is read from the manifest that is replaced, and kept.
@@ -494,6 +564,30 @@ def test_a_full_disk_leaves_the_old_manifest(part, tmp_path, capsys, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.csv", "rain"]
 
 
+def test_a_folder_whose_name_is_not_utf8_fails_in_one_line(tmp_path, capsys, monkeypatch):
+    odd = tmp_path / os.fsdecode(b"b\xff")
+    sound(tmp_path / "b" / "sounds" / "rain" / "1.wav")
+    (tmp_path / "b").rename(odd)
+    monkeypatch.chdir(odd)
+    assert manifest.main(["sounds", f"--output={tmp_path}/m.csv"]) == 1
+    assert "has a name that is not UTF-8: rename it" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [odd.name]
+
+
+def test_an_interrupt_does_not_say_that_nothing_was_written(tmp_path, capsys, monkeypatch):
+    sound(tmp_path / "rain" / "1.wav")
+    replace = os.replace
+
+    def then_interrupt(*paths):
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", then_interrupt)
+    assert manifest.main([str(tmp_path)]) == 130
+    assert "what it was before, or written as a whole" in capsys.readouterr().err
+    assert table(tmp_path / "manifest.csv")
+
+
 def long_recordings(folder, seconds):
     for name, length in seconds.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -527,6 +621,46 @@ def test_long_recordings_are_cut_into_clips_of_one_fold_each(tmp_path, capsys):
     assert [(row.start, row.end) for row in rows if row.name.startswith("pond/b")] == [(0.0, None)]
 
 
+@pytest.mark.parametrize(
+    ("cut", "asked"),  # parts of the first recording in the manifest before, and what is said
+    [
+        ([(0.1, 0.2)], True),
+        ([(0, 3.1), (3.1, 6.2), (6.2, 9)], True),  # not up to the end
+        ([(0, 3), (3, "")], True),
+        ([(0, 4), (4, 5), (5, 9.3)], True),
+        ([(0, 7), (7, 9.3)], True),  # --segment=7 would make no part of it
+        ([(3, 6)], False),  # which is listed again
+        ([(0, 4.6), (4.6, "")], False),
+        (
+            [
+                (0, 1.1),
+                *((round(i * 1.1, 6), round(i * 1.1 + 1.1, 6)) for i in range(1, 7)),
+                (7.7, 9.3),
+            ],
+            False,
+        ),
+    ],
+)
+def test_parts_made_by_hand_are_not_lost_among_others(tmp_path, capsys, cut, asked):
+    long_recordings(tmp_path, {"pond/a.wav": 9.3, "pond/b.wav": 12.0})
+    rows = "".join(f"pond/a.wav,pond,{start},{end}\n" for start, end in cut)
+    (tmp_path / "manifest.csv").write_text(
+        f"path,label,start,end\n{rows}pond/b.wav,pond,0,6\npond/b.wav,pond,6,12\n"
+    )
+    assert manifest.main([str(tmp_path), "--segment=3"]) == asked
+    assert ("would be lost: parts (of 1 files)" in capsys.readouterr().err) == asked
+    for again in (["--segment=3", "--overwrite"], ["--segment=1.0000004"], ["--segment=6"]):
+        assert manifest.main([str(tmp_path), *again]) == 0
+
+
+def test_parts_of_another_manifest_are_read_anew(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    long_recordings(tmp_path, {"own/pond/a.wav": 9.0, "other/b.wav": 9.0})
+    for end in (2, 3):
+        (other / "m.csv").write_text(f"path,label,start,end\nb.wav,pond,1,{end}\n")
+        assert manifest.main([str(own), "--segment=3", f"--add={other}/m.csv"]) == 0
+
+
 def test_what_cannot_be_cut_is_said(tmp_path, capsys):
     long_recordings(tmp_path, {"a.wav": 3.0})
     (tmp_path / "a.txt").write_text("0\t1\tfrog\n")
@@ -553,9 +687,9 @@ def test_what_cannot_be_cut_is_said(tmp_path, capsys):
     ],
 )
 def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, segment):
-    sounds = [folder._Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
+    sounds = [Sound(f"{i % files}.wav", (), 3600.0) for i in range(clips)]
     end = 200.0 if clips > files else None
-    listed = [folder._Clip(sound, (), end=end) for sound in sounds]
+    listed = [Clip(sound, (), end=end) for sound in sounds]
     said = "\n".join(folder_summary.advice("m.csv", listed, 0, again=False))
     assert f"--config=configs/pretrain.py:{variant} --config.data.manifest=m.csv" in said
     assert ("--segment=10" in said) == segment
@@ -564,7 +698,7 @@ def test_clip_contrast_is_advised_where_its_batches_fill(files, clips, variant, 
 def test_a_fold_or_a_long_recording_may_leave_too_little():
     def variant(lengths, folds=0):
         listed = [
-            folder._Clip(folder._Sound(f"{i}.wav", (), 9e3), (), end=1.0)
+            Clip(Sound(f"{i}.wav", (), 9e3), (), end=1.0)
             for i, n in enumerate(lengths)
             for _ in range(n)
         ]
@@ -574,3 +708,11 @@ def test_a_fold_or_a_long_recording_may_leave_too_little():
     assert variant([2] * 50) == variant([2] * 50, 4) == "tiny_clip"
     assert variant([2] * 50, 2) == "tiny"
     assert variant([60] + [1] * 60) == "tiny"
+
+
+def test_several_labels_of_a_clip_are_trained_as_such():
+    clips = [Clip(Sound(f"{name}.wav", (), 1.0), tuple(name)) for name in ("a", "b", "ab")]
+    for folds in (0, 2):
+        for listed in (clips, clips[:2]):
+            said = "".join(folder_summary.advice("m.csv", listed, folds, again=True))
+            assert ("m.csv --config.classifier.multi_label=True --w" in said) == (listed == clips)

@@ -71,6 +71,7 @@ def read_beside(paths, seconds, form: str, column: str = "") -> Read:
       DataError: a table has no such columns, or its lines are none.
     """
     skipped, tables = collections.defaultdict(list), 0
+    seconds = [round(length, 6) for length in seconds]  # times as a manifest writes them
     spans = collections.defaultdict(dict)  # of a recording: (start, end) -> {label: place}
     find = _Recordings(paths)
     for folder in sorted({path.parent for path in paths}):
@@ -83,6 +84,7 @@ def read_beside(paths, seconds, form: str, column: str = "") -> Read:
                 continue
             tables += 1
             for mark in marks:
+                mark = mark._replace(start=round(mark.start, 6), end=round(mark.end, 6))
                 sound = find.named(mark.file, folder) if mark.file else beside
                 if (reason := _reason(mark, sound, seconds)) is not None:
                     skipped[reason].append(mark.line)

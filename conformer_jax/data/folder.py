@@ -1,6 +1,5 @@
 """Makes a manifest of the audio files below a folder."""
 
-import collections
 import concurrent.futures
 import contextlib
 import csv
@@ -11,36 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conformer_jax.data import folder_summary as summary
+from conformer_jax.data.adding import rows_of
 from conformer_jax.data.annotations import read_beside
 from conformer_jax.data.audio import BadAudio, DataError, audio_length
-from conformer_jax.data.folds import deal, groups_by_pattern, united
-from conformer_jax.data.manifest import join_labels, read_manifest, read_records
-from conformer_jax.data.overwriting import OWN, copies, key, old_rows, what_to_keep
-from conformer_jax.data.tree import find, identity
+from conformer_jax.data.clips import Clip, Sound
+from conformer_jax.data.folds import deal
+from conformer_jax.data.groups import groups_of, units_of
+from conformer_jax.data.manifest import join_labels
+from conformer_jax.data.overwriting import OWN, copies, what_to_keep
+from conformer_jax.data.tree import as_written, find
 
 _SHORTEST_S = 1.0  # of a part
-
-
-class _Sound(NamedTuple):
-    """A file that can be read."""
-
-    name: str  # its path below the folder of the manifest
-    folders: tuple[str, ...]  # on its way below the folder that was searched
-    seconds: float
-
-
-class _Clip(NamedTuple):
-    """A row: a sound or, where `end` is one, a part of it from start to end (s)."""
-
-    sound: _Sound
-    labels: tuple[str, ...]
-    start: float = 0.0
-    end: float | None = None
-    fold: str = ""
-
-    @property
-    def seconds(self):
-        return self.sound.seconds if self.end is None else self.end - self.start
 
 
 class Annotated(NamedTuple):
@@ -74,8 +54,8 @@ def write_manifest(
       folds: fill `fold` with 1 to this many (`folds.deal`); 0: not.
       label_from: the folder that is a file's label: 'parent', which holds the file, 'top', the
         first below `folder`, '2', the second, and so on, or 'none'.
-      group: a column of the CSV that is replaced, or a regular expression for `name`s, written as
-        the column 'group': files of one group come to lie in one fold.
+      group: a column of the CSV that is replaced or added, or a regular expression for `name`s,
+        written as the column 'group': files of one group come to lie in one fold.
       annotated: the rows are the annotated parts of the recordings, those of one in one fold; None:
         whole files.
       add: another manifest, whose rows are listed, too, but for files that are listed already.
@@ -95,8 +75,8 @@ def write_manifest(
     else:
         clips, tables, told = _whole_files(sounds, label_from, segment)
     if add and clips:
-        clips += (more := _added(add, output, clips))
-        told += summary.in_all(clips, len(more), add)
+        clips += (more := rows_of(add, output, clips, group or "group"))
+        told += summary.in_all(clips, more, add, regrouped=folds and not group)
     columns, rows, dealt, groups = _table(clips, output, folds, group, overwrite)
     asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
     table = list(zip(clips, rows, strict=True))
@@ -115,7 +95,7 @@ def write_manifest(
 def _whole_files(sounds, label_from, segment):
     """Clips of whole files, or of parts of long ones; no annotations; what is to be said."""
     names = [summary.folder_label(sound.folders, label_from) for sound in sounds]
-    clips = [_Clip(s, (name,) if name else ()) for s, name in zip(sounds, names, strict=True)]
+    clips = [Clip(s, (name,) if name else ()) for s, name in zip(sounds, names, strict=True)]
     told = [*summary.contents(sounds, names, label_from)] if sounds else []
     if segment:
         clips = [part for clip in clips for part in _parts(clip, segment)]
@@ -136,39 +116,24 @@ def _parts(clip, segment):
 
 
 def _table(clips, output, folds, group, overwrite):
-    """Columns and rows of the manifest; the fold of each; how many groups there are, as they are
+    """Columns and rows of the manifest; the fold of each; the groups of the rows, as they are
     called and as they are dealt."""
     names, parts = [clip.sound.name for clip in clips], any(clip.end is not None for clip in clips)
     dealt, grouped = [clip.fold for clip in clips], [None] * len(clips)
     columns = list(OWN if parts else OWN[:-2])
     if group and clips:
-        column, grouped = _groups(group, output, clips, overwrite)
+        column, grouped = groups_of(group, output, clips, overwrite)
         columns.append(column)
     units = grouped
     if folds and clips:
-        units = _units(output, clips, grouped)
+        units = units_of(output, clips, grouped)
         dealt = deal(names, [summary.first_label(clip) for clip in clips], units, folds)
     rows = []
     for clip, fold, of_group in zip(clips, dealt, grouped, strict=True):
         row = [clip.sound.name, join_labels(clip.labels), fold, f"{clip.seconds:.3f}"]
         row += _bounds(clip) if parts else []
         rows.append([*row, of_group or ""][: len(columns)])
-    in_groups = [unit for unit, of in zip(units, grouped, strict=True) if of]
-    return columns, rows, dealt, (len({*grouped} - {None}), len({*in_groups}))
-
-
-def _units(output, clips, grouped):
-    """A number for what is to lie in one fold: a group, and parts of one file and links to it,
-    whatever their groups; but the user may have told parts of a file apart by groups."""
-    parts = [key(output, clip) for clip in clips]
-    files = [identity(part[0]) for part in parts]
-    groups = collections.defaultdict(set)
-    for part, group in zip(parts, grouped, strict=True):
-        groups[part[0]].update([group] if group else [])
-    apart = [group and len(groups[part[0]]) > 1 for part, group in zip(parts, grouped, strict=True)]
-    whole = [None if told else file for told, file in zip(apart, files, strict=True)]
-    same = [(file, *part[1:]) for file, part in zip(files, parts, strict=True)]
-    return united(grouped, whole, same)
+    return columns, rows, dealt, (grouped, units)
 
 
 def _made_anew(columns, folds, group):
@@ -181,49 +146,11 @@ def _bounds(clip):
     return ["", ""] if clip.end is None else [f"{clip.start:.6f}", f"{clip.end:.6f}"]
 
 
-def _added(other, output, listed):
-    """The rows of another manifest as _Clips, but of the files of those that are listed; paths
-    become relative to `output`."""
-    listed = {identity(key(output, clip)[0]) for clip in listed}
-    lengths = {line: record.get("duration_s") for line, record in read_records(other)}
-    clips = []
-    for row, length in zip(read_manifest(other), lengths.values(), strict=True):
-        name = Path(os.path.relpath(row.path, output.parent)).as_posix()
-        if identity(row.path) in listed:
-            continue
-        end, seconds = row.end, _as_number(length)
-        to_the_end = end is None and row.start > 0  # duration_s may be the file's or the part's
-        if seconds is None or to_the_end:
-            try:
-                frames, rate = audio_length(row.path)
-            except BadAudio as e:
-                raise DataError(f"{other}: {row.name}: {e}") from None
-            seconds = frames / rate
-        if to_the_end:
-            end = seconds
-            if row.start > end - 1e-3:
-                raise DataError(
-                    f"{other}: {row.name}: the part begins at {row.start:g} s of {end:.3f} s"
-                )
-        clips.append(_Clip(_Sound(name, (), seconds), row.labels, row.start, end, row.fold))
-    twice = collections.Counter(key(output, clip) for clip in clips)
-    if again := next((at for at, count in twice.items() if count > 1), None):
-        raise DataError(f"{other}: {again[0]}: two rows are of its part from {again[1]:g} s on")
-    return clips
-
-
-def _as_number(text):
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return None
-
-
 def _annotated_parts(folder, output, sounds, annotated):
     """The annotated parts of sounds, how many files of annotations, and what is to be said."""
     paths = [Path(os.path.normpath(output.parent / sound.name)) for sound in sounds]
     read = read_beside(paths, [s.seconds for s in sounds], annotated.form, annotated.column)
-    clips = [_Clip(sounds[p.sound], p.labels, p.start, p.end) for p in read.parts]
+    clips = [Clip(sounds[p.sound], p.labels, p.start, p.end) for p in read.parts]
     if sounds and not clips:
         why = "; ".join(f"{len(at)} {reason}" for reason, at in read.skipped.items())
         raise DataError(
@@ -258,12 +185,13 @@ def _check(folder, output, folds, label_from, group):
         label_from.isdecimal() and int(label_from) > 0
     ):
         raise DataError(f"--label_from={label_from}: parent, top, none, or a number from 1 on")
-    folder = Path(folder)
+    folder = as_written(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name one that contains audio files")
     output = Path(output) if output else folder / "manifest.csv"
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} does not exist: create it or choose another --output")
+    output = as_written(output.parent) / output.name
     if os.path.lexists(output) and not output.is_file():
         raise DataError(f"{output} is not a file: choose another --output")
     return folder, output, output.with_name(f"{output.stem}_unreadable.csv")
@@ -293,7 +221,7 @@ def _listen(folder, output, unreadable_list):
         else:
             name = Path(os.path.relpath(path, output.parent)).as_posix()
             folders = path.relative_to(folder).parts[:-1]
-            sounds.append(_Sound(name, folders, length[0] / length[1]))
+            sounds.append(Sound(name, folders, length[0] / length[1]))
     return found, sounds, unreadable
 
 
@@ -315,28 +243,6 @@ def _length_or_reason(path) -> tuple[int, int] | str:
         return str(e)
     except UnicodeEncodeError:
         return "file name is not UTF-8"
-
-
-def _groups(group, output, clips, overwrite):
-    """The column to write and the group of each clip: its row's, or that of all of its file."""
-    try:
-        old = old_rows(output) if group not in OWN else []
-    except DataError:
-        if not overwrite:
-            raise
-        old = []
-    if not old or group not in old[0][1]:
-        return "group", groups_by_pattern(group, [clip.sound.name for clip in clips])
-    of_clip, of_file = {}, {}
-    for row, record in old:
-        value = (record[group] or "").strip()
-        of_clip[row.path, row.start, row.end] = value
-        of_file.setdefault(row.path, set()).add(value)
-    if not any(of_clip.values()):
-        raise DataError(f"--group={group}: the column of that name is empty: fill it in")
-    only = {path: values.pop() for path, values in of_file.items() if len(values) == 1}
-    keys = [key(output, clip) for clip in clips]
-    return group, [of_clip.get(at) or only.get(at[0]) or None for at in keys]
 
 
 def _replace(path, columns, rows, kept=None) -> None:
@@ -365,4 +271,9 @@ def _replace(path, columns, rows, kept=None) -> None:
                 raise DataError(
                     f"cannot write {path}: {e.strerror}; choose another --output"
                 ) from e
+        if isinstance(e, UnicodeEncodeError):  # those below DIR: _length_or_reason
+            raise DataError(
+                f"cannot write {path}: a folder on the way to its files has a name that is not "
+                "UTF-8: rename it"
+            ) from e
         raise

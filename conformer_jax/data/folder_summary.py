@@ -13,10 +13,14 @@ _CLASSES = 20
 _MANY_FILES, _MANY_CLIPS = 40, 70  # that clip contrast is advised for
 
 
-def in_all(clips, added, other):
+def in_all(clips, added, other, regrouped):
+    """What is listed with rows of another manifest; regrouped: whether folds take no heed of its
+    groups."""
     classes = sorted({label for clip in clips for label in clip.labels})
-    yield f"  added       {added} rows of {other}"
+    yield f"  added       {len(added)} rows of {other}"
     yield f"  in all      {len(clips)} rows, {len(classes)} classes: {some(classes)}"
+    if regrouped and any(clip.group for clip in added):
+        yield f"  WARNING     {other} has groups, which --group=group would keep in one fold each"
 
 
 def contents(sounds, labels, label_from):
@@ -63,18 +67,24 @@ def left_out(folder, found, by_extension, num_texts, unreadable_list):
 
 
 def dealt_folds(folds, clips, dealt, groups):
-    """How many each fold has, and which labels it lacks."""
+    """How many each fold has, which labels it lacks, and what no group keeps together."""
     labels = [first_label(clip) for clip in clips]
     counted = [fold for fold, label in zip(dealt, labels, strict=True) if label] or dealt
     sizes = collections.Counter(counted)
     what = "files" if all(clip.end is None for clip in clips) else "parts"
     what = f"labelled {what}" if any(labels) else what
-    groups, joined = groups
-    joined = f" ({joined} where those that share files are one)" if joined < groups else ""
+    grouped, units = groups
+    count = len({*grouped} - {None})
+    in_groups = {unit for unit, group in zip(units, grouped, strict=True) if group}
+    joined = len(in_groups)
+    joined = f" ({joined} where those that share files are one)" if joined < count else ""
     yield (
         f"  folds       {folds}, of {', '.join(str(sizes[i + 1]) for i in range(folds))} {what}"
-        + (f"; {groups} groups, each in one fold{joined}" if groups else "")
+        + (f"; {count} groups, each in one fold{joined}" if count else "")
     )
+    alone = [c.sound.name for c, unit in zip(clips, units, strict=True) if unit not in in_groups]
+    if count and alone:
+        yield f"  WARNING     {len(alone)} rows without a group are dealt by file: {some(alone, 1)}"
     folds_of = collections.defaultdict(set)
     for label, fold in zip(labels, dealt, strict=True):
         folds_of[label].add(fold)
@@ -88,9 +98,11 @@ def advice(manifest, clips, folds, again):
     data = shlex.quote(f"--config.data.manifest={manifest}")
     if len({label for clip in clips for label in clip.labels}) > 1:
         module = "cross_validate" if folds else "main"
+        several = any(len(clip.labels) > 1 for clip in clips)
         yield (
             f"Next, what the shipped encoder makes of it: python -m conformer_jax.{module} "
             f"--config=configs/finetune.py:probe {data}"
+            + (" --config.classifier.multi_label=True" if several else "")
             + (" --workdir=runs/probe_2" if again else "")
         )
     if len({label for clip in clips for label in clip.labels}) > 1 and not _long(clips):

@@ -16,7 +16,8 @@ def deal(names, labels, groups, folds) -> list[int]:
     row, neither of a label nor of all with a label. Rows without a label are dealt last.
 
     Args:
-      names: of the rows; their hashes fix the order, so that more rows elsewhere change little.
+      names: of the rows; their hashes fix the order, so that the same rows are dealt the same in
+        whatever order they are listed. One row more may move many others, of other labels, too.
       labels: of the rows, '' for none.
       groups: rows with the same group come to lie in one fold; None of a row: in any.
       folds: how many.

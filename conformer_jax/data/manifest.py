@@ -20,6 +20,7 @@ import stat
 from typing import NamedTuple
 
 from conformer_jax.data.audio import DataError
+from conformer_jax.data.tree import as_written
 
 
 class Row(NamedTuple):
@@ -45,7 +46,7 @@ def read_manifest(path) -> list[Row]:
     closed, more fields than columns, an empty path or one that occurs twice (with the same start
     and end), or times that are none.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.abspath(as_written(os.path.dirname(path)))
     rows, lines = [], {}
     for line, record in read_records(path):
         name = _name(record["path"] or "", folder)
@@ -69,8 +70,9 @@ def read_manifest(path) -> list[Row]:
     return rows
 
 
-def read_records(path):
-    """Yields (line number, {column: text or None}) of each row; errors as `read_manifest`."""
+def read_records(path, field="manifest"):
+    """Yields (line number, {column: text or None}) of each row; errors as `read_manifest`; field:
+    of config.data that names the file, or an option, for the message."""
     try:
         # utf-8-sig: spreadsheets put a byte-order mark in front of the first column's name.
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -98,7 +100,7 @@ def read_records(path):
                     f"follows it ({e}): close it, or double quotes that belong to a name"
                 ) from None
     except OSError as e:
-        raise DataError(_unreadable(path, e)) from None
+        raise DataError(_unreadable(path, e, field)) from None
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not a CSV file in UTF-8: {e}") from None
 
@@ -186,9 +188,10 @@ def check_exists(path, field="manifest", *, or_folder=False) -> None:
 
 
 def _unreadable(path, error, field="manifest") -> str:
-    field = field if "." in field else f"data.{field}"
+    if not field.startswith("--"):
+        field = f"config.{field}" if "." in field else f"config.data.{field}"
     return (
-        f"cannot read the manifest {path} (config.{field}): {error.strerror}; "
+        f"cannot read the manifest {path} ({field}): {error.strerror}; "
         "`python -m conformer_jax.manifest DIR` writes one for a folder of audio"
     )
 

@@ -1,9 +1,11 @@
 """What a manifest that is about to be replaced says and the new one would not.
 
 Where something of a kind goes altogether (a column, parts, labels given by hand, another folder's
-files) it is refused, for that is hardly meant. Where rows change otherwise, the old file is kept.
+files), or parts of a file that --segment did not make, it is refused, for that is hardly meant.
+Where rows change otherwise, the old file is kept.
 """
 
+import collections
 import functools
 import itertools
 import os
@@ -25,7 +27,7 @@ def old_rows(output):
     if not output.exists() or not output.stat().st_size:
         return []
     try:
-        records = [record for _, record in read_records(output)]
+        records = [record for _, record in read_records(output, "--output")]
         return list(zip(read_manifest(output), records, strict=True)) if records else []
     except DataError as e:
         raise DataError(f"{e}: it is not replaced unasked; {_INSTEAD}") from None
@@ -85,9 +87,12 @@ def _goes(old, new, folder, anew, annotated):
     filled = {name for _, _, values in new for name, value in values.items() if value}
     gone = sorted(before - filled - anew - _APART)
     told = [f"the column {name}" if name else "a column without a name" for name in gone]
+    below = _below([row.path for row, _ in old], folder)
+    here = [row for (row, _), folders in zip(old, below, strict=True) if folders is not None]
     if any(_part(row) for row, _ in old) and not any(_part(clip) for _, clip, _ in new):
         told.append("parts")
-    below = _below([row.path for row, _ in old], folder)
+    elif not annotated and (files := _cut_by_hand(here, new)):
+        told.append(f"parts (of {files} files)")
     elsewhere = {folders is None for folders in below} == {True, False}  # renamed, where all are
     if elsewhere and None not in _below([at[0] for at, *_ in new], folder):
         told.append("files from elsewhere")
@@ -112,6 +117,34 @@ def _relabelled(rows, new, annotated):
         read_anew = annotated and _part(row)
         count += labels is not None and not read_anew and not {*row.labels} <= labels
     return count
+
+
+def _cut_by_hand(rows, new):
+    """Of how many files that stay listed parts go that --segment does not make."""
+    now, ends, before = set(), collections.Counter(), collections.defaultdict(list)
+    for at, clip, _ in new:
+        now.add(at)
+        ends[at[0]] = max(ends[at[0]], round(clip.end or clip.sound.seconds, 6))
+    for row in rows:
+        if _part(row) and row.path in ends:
+            end = ends[row.path] if row.end is None else row.end
+            before[row.path].append((row.start, end))
+    return sum(
+        any((path, *span) not in now for span in spans) and not _in_equal_parts(spans, ends[path])
+        for path, spans in before.items()
+    )
+
+
+def _in_equal_parts(spans, seconds):
+    """Whether they are all of a file, of one length but for the last, which is up to half shorter
+    or longer."""
+    starts, ends = zip(*sorted(spans), strict=True)
+    length, near = ends[0], 2e-6  # s: as exactly as times are written
+    return (
+        all(abs(start - i * length) < (i + 1) * near for i, start in enumerate(starts))
+        and all(abs(t - u) < near for t, u in zip(ends, [*starts[1:], seconds], strict=True))
+        and abs((seconds - starts[-1]) / length - 1) < 0.5 + 1e-3
+    )
 
 
 def _part(clip):

@@ -26,7 +26,7 @@ _SOUND = {*ADVICE, *_NAMES_OF_SOUND.split()}
 class Found(NamedTuple):
     """What lies below a folder."""
 
-    files: list[Path]  # regular files, and links that lead to none; sorted
+    files: list[Path]  # regular files, and links that lead to none, or cannot be followed; sorted
     closed: list[tuple[Path, str]]  # folders that cannot be listed, and why
     repeated: list[Path]  # links to folders whose files are there already
 
@@ -62,7 +62,7 @@ def find(folder) -> Found:
                 path = Path(where, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif path.is_dir():
+                elif os.path.isdir(path):  # no error where a link cannot be followed
                     links.append(path)
                 elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     files.append(path)
@@ -76,6 +76,13 @@ def identity(path):
     except OSError:
         return os.path.realpath(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
+def as_written(path) -> Path:
+    """The path, or its real one where '..' follows a link: paths in a manifest are joined and
+    shortened as texts, which leads elsewhere there."""
+    real = os.path.realpath(path)
+    return Path(path if os.path.realpath(os.path.normpath(path)) == real else real)
 
 
 def is_text(path) -> bool:

@@ -79,6 +79,25 @@ def test_label_tracks_become_parts_and_what_is_wrong_is_counted(tmp_path, capsys
     assert said.count("\n") == 1
 
 
+def test_times_are_told_apart_as_they_are_written(tmp_path, capsys):
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text(
+        "1.0000001\t2.5\twren\n1.0000002\t2.5000001\trobin\n3.0000001\t3.0000003\tpoint\n"
+    )
+    rows, said = rows_of(tmp_path, capsys, "--annotations=audacity")
+    assert rows == [("a.wav#t=1,2.5", ("wren", "robin"))]
+    assert "skipped     1 lines that end where they begin" in said
+    record(tmp_path / "more" / "b.wav")
+    added = tmp_path / "more" / "m.csv"
+    again = [tmp_path, capsys, "--annotations=audacity", f"--add={added}"]
+    for times, what in (
+        ("1.0000001,1.0000002", "a part of no length"),
+        ("1,2.5\nb.wav,1.0000001,2.5", "two rows are of its part from 1 s on"),
+    ):
+        added.write_text(f"path,start,end\nb.wav,{times}\n")
+        assert what in rows_of(*again, code=1)
+
+
 def test_selection_tables_of_one_file_and_of_several(tmp_path, capsys):
     for name in ("a.wav", "b.wav", "deep/c.wav"):
         record(tmp_path / name)

@@ -42,6 +42,30 @@ def test_a_group_lies_in_one_fold():
     assert sizes(folds, [name[0] == "a" for name in names]) == [6] * 5
 
 
+def test_rows_without_a_label_do_not_move_the_others():
+    labels = ["a", "b", "c"] * 4
+    names = [f"{i}" for i in range(19)]
+    alone = deal(names[:12], labels, [None] * 12, 5)
+    groups = [None] * 12 + ["x"] * 3 + [None] * 4
+    assert deal(names, labels + [""] * 7, groups, 5)[:12] == alone
+
+
+@pytest.mark.parametrize(
+    ("groups", "counts"),  # labels of each group; how many of each label the two folds come to have
+    [
+        (["a", "a", "a", "a", "a", "a" * 5], {"a": [5, 5]}),  # the largest first
+        (["a" * 6, "aaaab", "ab"], {"a": [4, 7], "b": [1, 1]}),  # one of two is more than of many
+        (["a" * 8, "aaaaab", "aaab"], {"a": [8, 8]}),  # but three are more than one
+    ],
+)
+def test_groups_even_each_other_out(groups, counts):
+    rows = [(label, i) for i, group in enumerate(groups) for label in group]
+    labels, numbers = zip(*rows, strict=True)
+    folds = deal([f"{i}" for i in range(len(rows))], labels, numbers, 2)
+    for label, expected in counts.items():
+        assert sizes(folds, [x == label for x in labels]) == expected
+
+
 def test_groups_that_cannot_be_dealt():
     with pytest.raises(DataError, match="2 groups of files cannot fill them"):
         deal(["1", "2", "3"], ["a"] * 3, ["x", "x", "y"], 3)
