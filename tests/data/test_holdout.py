@@ -151,6 +151,7 @@ def test_at_least_one_file_is_held_out_and_one_is_left():
     same = [row._replace(content=2**63) for row in clips(3)]
     train, held_out = split_rows(same, "m.csv", (), (), 0.05)
     assert (len(train), len(held_out)) == (2, 1)
+    assert split_rows(same[::-1], "m.csv", (), (), 0.05).held_out == held_out  # in any order
     for n, share in ((1, 0.05), (10, 1.0)):
         assert "config.data.eval_share" in error_of(split_rows, rows_of(n), "m.csv", (), (), share)
 
@@ -167,6 +168,11 @@ def test_a_run_that_goes_on_keeps_its_sides():
     assert contents(split_rows(refolded, "m.csv", (), ("1",), 0.1, wrong).held_out) == contents(
         rows[:20]
     )
+    # What the folds leave out stays out, whatever the run knows of it.
+    some = [row._replace(fold=str(i % 3)) for i, row in enumerate(rows)]
+    train, held_out = split_rows(some, "m.csv", ("1",), ("2",), 0.1, wrong)
+    assert held_out == [row for row in some[:20] if row.fold != "0"]
+    assert train == [row for row in some[20:] if row.fold != "0"]
 
 
 def test_runs_of_before_are_split_by_name():

@@ -234,6 +234,31 @@ def test_a_copy_of_a_held_out_clip_is_left_out(corpora, second):
     assert [name for name in ids(found.train) if name.endswith("copy.wav")]
 
 
+def test_other_parts_of_a_held_out_recording_are_left_out(tmp_path):
+    """Whichever corpus holds it out, under whatever name: by content no two parts are the same."""
+    draw = np.random.default_rng(0)
+    sounds = {name: draw.bytes(300) for name in "abcd"}  # nothing decodes them
+    corpora = {
+        "first": ["a.wav,0,1,1", "b.wav,0,1,2", "c.wav,0,1,2"],
+        "second": ["copy_a.wav,1,2,", "copy_b.wav,1,2,", "d.wav,1,2,"],
+    }
+    for folder, rows in corpora.items():
+        (tmp_path / folder).mkdir()
+        for row in rows:
+            name = row.partition(",")[0]
+            (tmp_path / folder / name).write_bytes(sounds[name[-5]])
+        lines = ["path,start,end,fold", *rows]
+        (tmp_path / folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    names = lambda source: [name.rpartition("/")[2].partition(".wav")[0] for name in ids(source)]
+    config = mixed(pretrain.get_config("smoke"), tmp_path, "second/manifest.csv=0.5")
+    spec = sources.source_spec(config)
+    second = dataclasses.replace(spec, mixture=(), manifest=f"{tmp_path}/second/manifest.csv")
+    alone = sources.open_sources(second)
+    assert (names(alone.train), names(alone.held_out)) == (["copy_a", "d"], ["copy_b"])
+    found = sources.open_sources(dataclasses.replace(spec, eval_folds=("1",)))
+    assert (names(found.train), names(found.held_out)) == (["c", "d"], ["a"])
+
+
 def test_both_loaders_and_all_hosts_read_the_same(corpora):
     """The first a manifest, the second read at once."""
     config = mixed(pretrain.get_config("smoke"), corpora, "prepared=0.25", batch_size=8)

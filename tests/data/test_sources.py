@@ -274,6 +274,8 @@ def test_clips_without_a_label_are_negatives_where_clips_have_several(tmp_path):
     assert labels_of(train) == labels_of(held_out) == [(0, 1), (1,), (), ()] * 5
     few = source_spec(config_of(**data, label_share=0.2))
     assert labels_of(open_sources(few).train).count(()) == 2
+    fewest = source_spec(config_of(**data, label_share=0.01))  # of each class at least one
+    assert {(0, 1), ()} <= {*labels_of(open_sources(fewest).train)}
     for source in open_sources(source_spec(config_of(**data, unlabelled="skip"))):
         assert labels_of(source) == [(0, 1), (1,)] * 5
     data["multi_label"] = False  # one label a clip: none is no answer

@@ -1,6 +1,7 @@
 """The classifier: pooling, padding, clips without sound."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -155,16 +156,16 @@ def test_crops_are_spread_over_the_clip_and_silence_counts_nowhere():
 
 @pytest.mark.parametrize("pooling", ["statistics", "attention"])
 def test_a_clip_in_crops_is_the_mean_of_what_is_said_of_each(pooling):
-    toy = Toy(pooling, crop_frames=20, crops=3)
+    toy = Toy(pooling, crop_frames=50, crops=3)
     whole = Toy(pooling)
     samples = 160 * 80 - 1  # 80 frames
     audio = np.random.default_rng(5).uniform(-0.5, 0.5, (1, samples)).astype(np.float32)
     count = np.array([samples])
     features, valid = log_mel(audio, count, FEATURES)
     apply = lambda lo: whole.model.apply(
-        whole.params, features[:, lo : lo + 20], valid[:, :20], train=False, method="from_features"
+        whole.params, features[:, lo : lo + 50], valid[:, :50], train=False, method="from_features"
     )
-    expected = np.mean([apply(lo)[0] for lo in (0, 30, 60)], axis=0)
+    expected = np.mean([apply(lo)[0] for lo in (0, 15, 30)], axis=0)
     np.testing.assert_allclose(toy.logits(audio, count)[0], expected, atol=1e-5)
     run = lambda toy, **kw: toy.model.apply(toy.params, audio, count, **kw)
     found = run(toy, head=True, method="outputs")
@@ -173,6 +174,11 @@ def test_a_clip_in_crops_is_the_mean_of_what_is_said_of_each(pooling):
     np.testing.assert_allclose(found["frames"], of_whole["frames"], atol=1e-5)
     np.testing.assert_allclose(found["embedding"], run(toy, method="embed"), atol=1e-5)
     assert np.abs(found["embedding"] - of_whole["embedding"]).max() > 1e-3
+    # In training one crop is heard, with dropout.
+    told = functools.partial(toy.model.apply, toy.params, method="from_features")
+    one = features[:, :50], valid[:, :50]
+    dropped = told(*one, jax.random.split(jax.random.key(0), 1), train=True)
+    assert np.abs(dropped - told(*one, train=False)).max() > 1e-3
     short = audio[:, : 160 * 10], np.array([160 * 10])  # 11 frames: no crops of it
     np.testing.assert_allclose(toy.logits(*short), whole.logits(*short), atol=1e-5)
 

@@ -164,11 +164,16 @@ def test_classes_are_heard_in_the_proportion_of_their_labels():
     """However loud each was: the amplitudes on either side of the mix have the ratio r : 1 - r."""
     batch = batch_of()
     batch["audio"] *= np.logspace(-2, 0, SIZE, dtype=np.float32)[:, None]
+    lengths = np.arange(1, SIZE + 1) * 500
+    batch["num_samples"] = lengths.astype(np.int32)
+    batch["audio"] *= np.arange(SAMPLES) < lengths[:, None]
     level = np.sqrt(np.square(batch["audio"].reshape(SIZE, -1, 400)).mean(-1).max(-1))
     shares = []
     for seed in range(10):
         out = jax.tree.map(np.asarray, mix_between(jax.random.key(seed), batch))
         np.testing.assert_allclose(out["labels"].sum(-1), 1, rtol=1e-6)
+        longer = np.where(out["labels"] > 0, lengths, 0).max(-1)
+        np.testing.assert_array_equal(out["num_samples"], longer)
         for clip in range(SIZE):
             (other,) = np.flatnonzero(np.delete(out["labels"][clip], clip)) + 0
             other += other >= clip
@@ -257,6 +262,8 @@ def test_a_crop_is_a_stretch_of_the_clip_sample_by_sample():
     assert 400 < max(starts[1]) <= 500
     assert max(starts[2] + starts[3] + starts[4]) == 0
     assert max(starts[0]) < 2500  # in each there is sound
+    fast = functools.partial(augment.crop, spec=dataclasses.replace(CROP, speed=1.25))
+    assert jax.eval_shape(fast, keys_of(0), batch)["audio"].shape == (SIZE, 1250)  # to be stretched
 
 
 def test_int16_is_cropped_at_full_scale():

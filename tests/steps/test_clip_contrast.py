@@ -1,7 +1,9 @@
 """Steps of clip contrast and of the sum of both objectives."""
 
 import math
+import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 
 from configs import pretrain as pretrain_config
 from conformer_jax.errors import UserError
-from conformer_jax.steps import optimizer, pretrain
+from conformer_jax.models import clip_contrast as models
+from conformer_jax.models.wav2vec2 import Task
+from conformer_jax.steps import both, clip_contrast, optimizer, pretrain, views
 from conformer_jax.training import program
 
 FAST = {"xla_backend_optimization_level": 0}
@@ -94,6 +98,107 @@ def test_the_same_views_are_soon_told_apart(toy):
         state, pairs = step(state.replace(step=jnp.int32(0)), batch_of(), jax.random.key(1))
         losses.append(means(pairs)["clip_loss"])
     assert losses[-1] < losses[0] - 0.5
+
+
+class Echo(nn.Module):
+    """In place of an encoder: tokens, with the mean of the valid ones added."""
+
+    def tokens(self, features, valid):
+        return features[:, ::4], valid[:, ::4]
+
+    def __call__(self, tokens, valid, keys, *, train):
+        assert len({*jax.random.key_data(keys)[:, 1].tolist()}) == len(tokens)  # a view its own
+        real = valid[..., None]
+        return tokens + (tokens * real).sum(1, keepdims=True) / real.sum(1, keepdims=True)
+
+
+class EchoOfClips(models.ClipContrast):
+    def setup(self):
+        self.encoder = Echo()
+
+
+class EchoOfBoth(both.Both):
+    def setup(self):
+        self.encoder = Echo()
+
+    def hide(self, tokens, valid, keys):
+        masked = jnp.asarray(HIDDEN)
+        own = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+        return jnp.where(masked[..., None], -9.0, tokens), Task(masked, None, None, None), own
+
+    def predict(self, *args, **named):
+        return None
+
+
+HIDDEN = np.array([[1, 0, 0, 0, 1, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]]) > 0
+
+
+def test_what_is_hidden_in_a_view_is_nowhere_heard():
+    """By the objective of clips not by the other tokens either; where both are, masked tokens are
+    replaced, and not pooled."""
+    features = np.random.default_rng(0).standard_normal((3, 2, 24, 5)).astype(np.float32)
+    tokens, keys = features[:, :, ::4], jax.random.split(jax.random.key(0), 3)
+    shown = np.stack([~HIDDEN, np.ones_like(HIDDEN)], 1)
+    views_of = {"method": "from_views", "train": True}
+    clips = EchoOfClips(*[None] * 3, 24).apply({}, features, shown, keys, **views_of)
+    everything = np.ones_like(shown)
+    summed, _ = EchoOfBoth(*[None] * 4, 24).apply(
+        {}, features, everything, keys, step=0, **views_of
+    )
+    for i in range(3):
+        for view in range(2):
+            x, kept = tokens[i, view], shown[i, view]
+            for found, others in ((clips, x[kept]), (summed, np.where(kept[:, None], x, -9.0))):
+                expected = [*(x[kept] + others.mean(0)).mean(0), *x[kept].std(0)]
+                np.testing.assert_allclose(found[i, view], expected, atol=2e-4)
+
+
+def loss_of(z, counts, loss="nt_xent"):
+    """Of vectors z [N, 2, E] that a head is said to have made."""
+    head = types.SimpleNamespace(
+        apply=lambda variables, pooled, counts, method: pooled, clip=models.ClipSpec(loss=loss)
+    )
+    batch = {"file": np.arange(len(z)), "valid": np.ones(len(z))}
+    return clip_contrast.loss_of(head, None, jnp.asarray(z), jnp.asarray(counts), batch, None)
+
+
+def test_the_figures_of_a_batch():
+    apart = np.repeat(np.concatenate([np.eye(3), -np.eye(3)])[:, None], 2, axis=1)
+    counts = np.ones(7, np.float32)
+    counts[3] = 0
+    z = np.insert(apart, 3, 9.0, axis=0).astype(np.float32)  # in which one does not count
+    loss, pairs = loss_of(z, counts)
+    assert loss == pytest.approx(np.log(1 + (8 + 2 * np.exp(-5)) * np.exp(-5)), abs=1e-5)
+    found = means(pairs)
+    expected = {"accuracy": 1, "chance": 1 / 11, "similarity_positive": 1}
+    for name, value in {**expected, "similarity_negative": -0.2}.items():
+        assert found[f"clip_{name}"] == pytest.approx(value, abs=1e-5), name
+    assert found["embedding_deviation"] == pytest.approx(1, abs=1e-5)
+    assert found["clips_paired"] == pytest.approx(6 / 7)
+    collapsed = means(loss_of(np.ones((7, 2, 3), np.float32), counts)[1])
+    assert collapsed["embedding_deviation"] == pytest.approx(0, abs=1e-3)
+    assert collapsed["clip_accuracy"] == 0
+    loss, pairs = loss_of(z, counts, "barlow")
+    assert loss == pytest.approx(float(models.barlow_twins(z, counts, 5e-3)))
+    assert means(pairs)["clip_loss"] == pytest.approx(float(loss))
+
+
+@pytest.mark.parametrize("objective", ["clip", "both"])
+def test_clips_are_mixed_in_training_alone(objective, monkeypatch):
+    """In evaluation a clip's views are the same in any batch. It takes averaged parameters."""
+    mixed, config = [], config_of(objective)
+    monkeypatch.setattr(views, "make", lambda *args, mix: mixed.append(mix) or 1 / 0)
+    model, options = program.make_model(config), program.make_options(config)
+    run = types.SimpleNamespace(model=model, options=options)
+    module, batch = pretrain.OBJECTIVES[objective], {"keys": None}
+    for train in (True, False):
+        with pytest.raises(ZeroDivisionError):
+            module.forward(run, {}, batch, train=train)
+    assert mixed == [True, False]
+    head = types.SimpleNamespace(apply=lambda variables, *args, method: variables["params"])
+    judged = types.SimpleNamespace(model=head, options=options, params="last", eval_params="mean")
+    found = pretrain.whole_set(judged, {"pooled": None, "counts": None})
+    assert found["projected"] == "mean"
 
 
 @pytest.mark.parametrize("objective", ["clip", "both"])

@@ -32,13 +32,14 @@ def tones(size):
 class Toy:
     """A state and the two steps, compiled once."""
 
-    def __init__(self, multi_label=False, dropout=0.0, crops=None, **augment):
+    def __init__(self, multi_label=False, dropout=0.0, crops=None, smoothing=0.0, **augment):
         config = finetune_config.get_config("smoke")
         config.features.update(mean=(-5.0,) * 64, deviation=(3.0,) * 64)
         config.conformer.kernel_sizes = (5,)
         config.conformer.dropout = config.classifier.dropout = dropout
         config.classifier.update(crops or {}, multi_label=multi_label)
         config.augment.update(augment)
+        config.losses.label_smoothing = smoothing
         config.optimizer.update(learning_rate=1e-2, warmup_share=0.0)
         self.multi_label = multi_label
         self.model = program.make_model(config, CLASSES)
@@ -65,7 +66,7 @@ class Toy:
 @functools.cache
 def toy_of(name):
     if name == "one_label":
-        return Toy()
+        return Toy(smoothing=0.05)
     augment = {"mixup_alpha": 0.5, "time_masks": 2, "time_mask_s": 0.05, "freq_masks": 2}
     augment |= {"mixup_share": 0.7, "gain_db": 6.0, "shift_s": 0.1}
     augment |= {"speed": 1.1, "views": 0.5}
@@ -79,7 +80,7 @@ def toy(request):
 
 @pytest.fixture
 def plain():
-    """One label a clip, no dropout, no augmentation."""
+    """One label a clip, smoothed in training; no dropout, no augmentation."""
     return toy_of("one_label")
 
 
@@ -111,16 +112,24 @@ def test_without_dropout_and_augmentation_nothing_is_random(plain):
     batch, state = plain.batch(), plain.state
     other = plain.train(state.replace(step=jnp.int32(1)), batch, jax.random.key(1))
     assert_same(plain.train(state, batch, KEY)[1]["loss"], other[1]["loss"])
+    out = plain.evaluate(state, batch, KEY)[1]
+    smooth = finetune._loss(out["logits"], out["labels"], state.options, train=True)
+    np.testing.assert_allclose(other[1]["loss"][0], smooth.sum(), rtol=1e-4)
 
 
 def test_a_step_augments_in_this_order(augmented, monkeypatch):
     """Amplified after mixing, so that the powers keep the proportion of the labels; cut first, so
     that two clips meet at any offset and nothing is done to what is not heard."""
-    done, names = [], ("crop", "shift", "mixup", "between_class", "gain")
+    done, shares, names = [], [], ("crop", "shift", "mixup", "between_class", "gain")
     names += ("stretch", "recolour", "spec_augment")
 
     def noted(name, function):
-        return lambda *args, **named: done.append(name) or function(*args, **named)
+        def noting(*args, **named):
+            done.append(name)
+            shares.extend(named.values())
+            return function(*args, **named)
+
+        return noting
 
     for name in names:
         module = views if name == "recolour" else augment
@@ -130,6 +139,7 @@ def test_a_step_augments_in_this_order(augmented, monkeypatch):
         lambda *args: finetune.finetune_step(*args), augmented.state, augmented.batch(), KEY
     )
     assert tuple(done) == names
+    assert shares == [0.5]  # of the clips that sound as views do
 
 
 def test_loss_and_gradient_are_those_of_the_clips_that_count(plain):
@@ -169,6 +179,20 @@ def test_evaluation_of_padding_and_its_outputs(toy):
     for result, rows in ((pairs, np.arange(6)), (part, np.array([0, 1, 3, 5]))):
         np.testing.assert_allclose(result["loss"], (each[rows].sum(), len(rows)), rtol=1e-4)
         np.testing.assert_allclose(result["accuracy"], (correct[rows].sum(), len(rows)))
+
+
+def test_the_average_of_the_parameters_is_evaluated(plain):
+    """Those of the last step are not looked at: here there are none."""
+    averaged = plain.state.replace(ema=plain.state.params, params=None)
+    batch = plain.batch() | {"index": np.arange(6)}
+    jax.eval_shape(finetune.finetune_eval_step, averaged, batch, KEY)
+    jax.eval_shape(finetune.finetune_embed_step, averaged, batch)
+
+
+def test_of_mixed_clips_the_larger_share_is_correct():
+    labels = np.array([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0], [0.5, 0.0, 0.5]])
+    logits = np.tile([3.0, 1.0, 2.0], (3, 1))
+    np.testing.assert_array_equal(finetune._item_correct(logits, labels), [1, 0, 1])
 
 
 def test_it_learns_one_batch(plain):

@@ -106,5 +106,10 @@ def test_without_an_average_the_parameters_are_evaluated():
 def test_the_average_has_its_own_buffers():
     """Both trees are donated to the step: one buffer may not be in two places."""
     start = make(ema_decay=0.9)
-    for a, b in zip(jax.tree.leaves(start.params), jax.tree.leaves(start.ema), strict=True):
-        assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
+    other = jax.tree.map(lambda p: p + 1, PARAMS)
+    again = start.with_params(other)  # an encoder that a run begins with
+    same((again.params, again.ema), (other, other))
+    assert make().with_params(other).ema is None
+    for now in (start, again):
+        for a, b in zip(jax.tree.leaves(now.params), jax.tree.leaves(now.ema), strict=True):
+            assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()

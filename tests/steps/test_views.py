@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from conformer_jax.models.features import FeatureSpec, log_mel
+from conformer_jax.models.features import FeatureSpec, log_mel, silence
 from conformer_jax.steps import state, views
 
 # Silence is another number in each bin.
@@ -32,7 +32,7 @@ PLAIN = dataclasses.replace(
     hidden_bands=0.0,
 )
 
-
+FAST = {"xla_backend_optimization_level": 0}
 LENGTHS = (30640, 40000, 8000, 40000)  # the first as long as a view, the third 51 frames
 
 
@@ -50,9 +50,8 @@ def batch_of(lengths=LENGTHS, silent=(), valid=None):
 
 @functools.cache
 def compiled(spec, mix):
-    options = {"xla_backend_optimization_level": 0}
     make = functools.partial(views.make, features_spec=FEATURES, spec=spec, mix=mix)
-    return jax.jit(make, compiler_options=options)
+    return jax.jit(make, compiler_options=FAST)
 
 
 def make(batch, spec=SPEC, mix=False):
@@ -97,6 +96,27 @@ def test_silence_and_bad_audio_are_no_pair():
     np.testing.assert_array_equal(make(batch).counts, [1, 0, 0, 1])
 
 
+def test_a_clip_of_which_one_view_is_silent_is_no_pair():
+    batch = batch_of((40000,) * 4)
+    batch["audio"][:, 4000:] = 0
+    made = make(batch, PLAIN)
+    heard = (made.features > np.asarray(silence(FEATURES)) + 1e-3).any((2, 3))
+    assert heard.any(1).tolist() != heard.all(1).tolist()
+    np.testing.assert_array_equal(made.counts, heard.all(1))
+
+
+def test_a_window_is_the_loudest_of_some():
+    rising = np.tile(np.arange(100.0)[:, None], (1, 4)).astype(np.float32)
+    spec = dataclasses.replace(PLAIN, frames=10, candidates=4)
+    window = jax.vmap(views._window, (None, None, None, 0, None))
+    keys = jax.random.split(jax.random.key(0), 64)
+    made, _ = jax.jit(window, static_argnums=4)(rising, np.zeros(4), 100, keys, spec)
+    starts = np.asarray(made)[:, 0, 0]
+    # The highest of four of 0 to 90: 72 in the mean, where one alone is 45.
+    assert 65 < starts.mean() < 79
+    assert starts.max() <= 90
+
+
 def test_the_share_of_silence_is_that_of_the_frames():
     """As of files that are padded, whose length would give them away."""
     batch = batch_of((40000,) * 3, silent=(2,))
@@ -139,15 +159,8 @@ def test_more_bands_than_bins_are_refused():
 
 def test_noise_lies_below_what_sounds():
     """At the mean's power, as in BYOL-A, it moves the mean by log 2 and drowns half of a clip."""
-    plain, noisy = (
-        np.asarray(
-            views.make(
-                batch_of(), FEATURES, dataclasses.replace(PLAIN, noise=noise, noise_share=1.0),
-                mix=False,
-            ).features
-        )
-        for noise in (0.0, 0.2)
-    )  # fmt: skip
+    specs = (PLAIN, dataclasses.replace(PLAIN, noise=0.2, noise_share=1.0))
+    plain, noisy = (np.asarray(make(batch_of(), spec).features) for spec in specs)
     moved = noisy - plain
     assert np.abs(moved[plain > 0]).mean() < 0.2
     assert (np.abs(moved).reshape(len(moved), 2, -1).max(-1) > 0.01).all()
@@ -158,20 +171,38 @@ def test_labelled_clips_are_coloured_as_views_are_and_no_frame_is_added():
     valid = np.arange(20) < rng.integers(1, 21, 64)[:, None]
     features = np.where(valid[..., None], rng.standard_normal((64, 20, 64)), 0).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 64)
-    make = jax.jit(lambda keys, x, valid: views.recolour(keys, x, valid, SPEC, share=0.5))
+    make = jax.jit(functools.partial(views.recolour, spec=SPEC, share=0.5), compiler_options=FAST)
     made = np.asarray(make(keys, features, valid))
     assert not made[~valid].any()
     changed = (made != features).any((1, 2))
     assert 0.3 < changed.mean() < 0.7
-    # A band and a ramp, and where both are off the clip as it is.
+    # Where all is off the clip as it is.
     plain = dataclasses.replace(PLAIN, ramp=0.0)
     same = views.recolour(keys, features, valid, plain, share=1.0)
     np.testing.assert_allclose(same, features, rtol=1e-5, atol=1e-5)
-    ramp = dataclasses.replace(PLAIN, ramp=1.0)
-    rise = (np.asarray(views.recolour(keys, features, valid, ramp, share=1.0)) - features)[..., 0]
-    whole = valid.all(1)
-    np.testing.assert_allclose(np.diff(rise[whole], n=2), 0, atol=1e-5)
-    assert np.abs(rise[whole]).max() > 0.5
     # What is drawn for a clip is its own.
     again = make(keys[::-1], features[::-1], valid[::-1])
     np.testing.assert_allclose(again[::-1], made, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_labelled_clip_is_coloured_with():
+    """A band of seven tenths of the bins, half of them with noise, equaliser, cut-off; a ramp."""
+    spec = dataclasses.replace(PLAIN, height=(0.7, 0.7), ramp=1.0, noise=0.2, equaliser=2.0)
+    spec = dataclasses.replace(spec, noise_share=0.5, equaliser_share=0.5, cutoff_share=0.5)
+    level = np.where(np.arange(20) < 10, 100.0, -200.0)[:, None] + np.arange(64)
+    clips, whole = np.tile(level.astype(np.float32), (64, 1, 1)), np.ones((64, 20), bool)
+    colour = functools.partial(views.recolour, spec=spec, share=1.0)
+    colour = jax.jit(colour, compiler_options=FAST)
+    made = np.asarray(colour(jax.random.split(jax.random.key(0), 64), clips, whole))
+    bins = np.diff(made[:, 0, 1:32])
+    equalised = np.abs(bins - 0.7).max(1) > 1e-3
+    noisy = made[:, 10:, 5].min(1) > -50
+    cut = made[:, 0] < 50
+    for changed in (equalised, noisy, cut.any(1)):
+        assert 0.3 < changed.mean() < 0.7
+    assert not cut[:, :32].any()
+    assert (np.diff(cut.astype(int)) >= 0).all()  # all that lies above it
+    lowest = made[~equalised, 0, 1] - 100
+    assert -1 < lowest.min() < 4 < 14 < lowest.max() < 0.3 * 64 + 2
+    np.testing.assert_allclose(np.diff(made[:, :10, 5], n=2), 0, atol=1e-4)
+    assert np.abs(made[:, 9, 5] - made[:, 0, 5]).max() > 0.5
