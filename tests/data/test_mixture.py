@@ -179,7 +179,7 @@ def test_what_an_added_corpus_holds_out_nobody_hears(corpora, tmp_path, caplog):
     folds = {row.name: row.fold for row in read_manifest(tmp_path / "manifest.csv")}
     config.data.manifest = f"{tmp_path}/manifest.csv"
     config.data.eval_folds = (folds["first_a_0.wav"],)
-    holdout._say_folds.cache_clear()  # once a process
+    holdout.say_there_are_folds.cache_clear()  # once a process
     caplog.set_level("INFO")
     caplog.clear()
     found = sources.open_sources(sources.source_spec(config))
