@@ -83,35 +83,30 @@ def _filled(row, entry):
     return row._replace(content=of_name(f"{whole:016x}{times}") if times else whole, whole=whole)
 
 
-def groups_of_rows(rows, contents) -> np.ndarray:
-    """`of_groups` by the rows' `group`; rows without one have their own."""
-    if not any(row.group for row in rows):
-        return contents
-    numbers = {}
-    found = [numbers.setdefault(row.group or i, len(numbers)) for i, row in enumerate(rows)]
-    return of_groups(contents, np.array(found, np.int64))
-
-
-def of_groups(contents, groups) -> np.ndarray:
-    """uint64 [n]: of each clip a number that is equal for all that share a group or their content,
-    directly or through others; of one that stands alone its content.
+def of_groups(rows, contents) -> list[int]:
+    """Of each row a number that is the same for all that share a group or their content, directly
+    or through others. It follows from the names of the groups alone, whichever rows are listed, and
+    of a row that shares nothing with a group it is its content.
 
     Args:
-      contents: uint64 [n].
-      groups: int [n], 0 or more.
+      rows: list of manifest.Row.
+      contents: int of each.
     """
-    _, of_content = np.unique(contents, return_inverse=True)
-    lowest, before = contents, None
-    while before is None or not np.array_equal(lowest, before):
-        before = lowest
-        for members in (groups, of_content):
-            of_group = np.full(members.max(initial=0) + 1, 2**64 - 1, np.uint64)
-            np.minimum.at(of_group, members, lowest)
-            lowest = of_group[members]
-    # The lowest of several is no fair draw: groups of many clips would be held out more often.
-    mixed = set(np.unique(lowest[lowest != contents]).tolist())
-    number = {value: of_name(f"{value:016x}") for value in mixed}
-    return np.fromiter((number.get(v, v) for v in lowest.tolist()), np.uint64, len(lowest))
+    named = {row.group for row in rows} - {""}
+    number = {name: of_name(f"group {name}") for name in named}
+    while True:  # groups that copies or parts of one file link take the lowest number of them
+        of_content = {}
+        for row, content in zip(rows, contents, strict=True):
+            if row.group:
+                lowest = min(number[row.group], of_content.get(content, number[row.group]))
+                of_content[content] = lowest
+        linked = dict(number)
+        for row, content in zip(rows, contents, strict=True):
+            if row.group:
+                linked[row.group] = min(linked[row.group], of_content[content])
+        if linked == number:
+            return [of_content.get(content, content) for content in contents]
+        number = linked
 
 
 def _starts(size):

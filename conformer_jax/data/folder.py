@@ -76,7 +76,8 @@ def write_manifest(
         clips, tables, told = _whole_files(sounds, label_from, segment)
     if add and clips:
         clips += (more := rows_of(add, output, clips, group or "group"))
-        told += summary.in_all(clips, more, add, regrouped=folds and not group)
+        told += summary.in_all(clips, more, add)
+        group = group or ("group" if any(clip.group for clip in more) else "")
     columns, rows, dealt, groups = _table(clips, output, folds, group, overwrite)
     asked = {"anew": _made_anew(columns, folds, group), "annotated": bool(annotated)}
     table = list(zip(clips, rows, strict=True))

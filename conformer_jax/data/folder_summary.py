@@ -13,14 +13,11 @@ _CLASSES = 20
 _MANY_FILES, _MANY_CLIPS = 40, 70  # that clip contrast is advised for
 
 
-def in_all(clips, added, other, regrouped):
-    """What is listed with rows of another manifest; regrouped: whether folds take no heed of its
-    groups."""
+def in_all(clips, added, other):
+    """What is listed with rows of another manifest."""
     classes = sorted({label for clip in clips for label in clip.labels})
     yield f"  added       {len(added)} rows of {other}"
     yield f"  in all      {len(clips)} rows, {len(classes)} classes: {some(classes)}"
-    if regrouped and any(clip.group for clip in added):
-        yield f"  WARNING     {other} has groups, which --group=group would keep in one fold each"
 
 
 def contents(sounds, labels, label_from):

@@ -9,10 +9,8 @@ import re
 import shlex
 from typing import NamedTuple
 
-import numpy as np
-
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import groups_of_rows, of_name
+from conformer_jax.data.content import of_groups, of_name
 from conformer_jax.data.manifest import Row
 
 
@@ -74,12 +72,23 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_fol
 
 
 def _as_before(split, rows, sides):
-    """The split with every clip of it on the side where `sides` has it; no row joins it."""
-    now = {row.name: False for row in split.train} | {row.name: True for row in split.held_out}
-    side = [sides.get(row.content, now[row.name]) if row.name in now else None for row in rows]
+    """The split with every clip of it on the side where `sides` has it, but for those that lie on
+    both, and a new one of a group on the side where that is; no row joins it."""
+    train, held_out = ({row.name for row in part} for part in split)
+    of_group = {row.group: sides[row.content] for row in rows if row.content in sides}
+    of_group.pop("", None)
+
+    def sides_of(row):
+        now = row.name in train, row.name in held_out
+        if sum(now) != 1:
+            return now
+        out = sides.get(row.content, of_group.get(row.group, now[1]))
+        return not out, out
+
+    found = [(row, *sides_of(row)) for row in rows]
     return Split(
-        [row for row, held_out in zip(rows, side, strict=True) if held_out is False],
-        [row for row, held_out in zip(rows, side, strict=True) if held_out],
+        [row for row, is_train, _ in found if is_train],
+        [row for row, _, is_held_out in found if is_held_out],
     )
 
 
@@ -145,7 +154,7 @@ def _split_by_share(rows, manifest, share):
         _say_one_file(str(manifest))
         contents = [row.content for row in rows]
     if count := len({row.group for row in rows} - {""}):
-        numbers = groups_of_rows(rows, np.array(contents, np.uint64)).tolist()
+        numbers = of_groups(rows, contents)
         alone = len(set(numbers)) == 1
         _say_groups(str(manifest), count, alone)
         contents = contents if alone else numbers

@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import of_groups
+from conformer_jax.data.content import of_name
 from conformer_jax.data.packed import text_of
 from conformer_jax.data.prepared import HELD_OUT_SPLITS, Opened
 
@@ -75,8 +75,7 @@ def _check(opened, train_folds, eval_folds):
 
 def _by_share(opened, records, share):
     """As holdout._split_by_share, of many clips at once."""
-    content = np.concatenate([opened.index[s].content[part] for s, part in records.items()])
-    whole = of_groups(content, _sources(opened, records))
+    whole = _numbers_of_groups(opened, records)
     count = len(np.unique(whole))
     if count < 2 or not 0 <= share < 1:
         what = "that belong together (copies, or of one source) " if count < len(whole) else ""
@@ -95,6 +94,25 @@ def _by_share(opened, records, share):
     held_out = {s: part[contents[s] < edge] for s, part in records.items()}
     train = {s: part[contents[s] >= edge] for s, part in records.items()}
     return train, held_out
+
+
+def _numbers_of_groups(opened, records):
+    """uint64 [n]: of each record a number below 2^64 that decides its side, equal for all that
+    share a source or their content, directly or through others; of one that stands alone its
+    content."""
+    content = np.concatenate([opened.index[s].content[part] for s, part in records.items()])
+    groups = _sources(opened, records), np.unique(content, return_inverse=True)[1]
+    lowest, before = content.copy(), None
+    while before is None or not np.array_equal(lowest, before):
+        before = lowest.copy()
+        for members in groups:
+            of_group = np.full(members.max(initial=0) + 1, 2**64 - 1, np.uint64)
+            np.minimum.at(of_group, members, lowest)
+            lowest = of_group[members]
+    # The lowest of several is no fair draw: groups of many clips would be held out more often.
+    mixed = set(np.unique(lowest[lowest != content]).tolist())
+    number = {value: of_name(f"{value:016x}") for value in mixed}
+    return np.fromiter((number.get(v, v) for v in lowest.tolist()), np.uint64, len(lowest))
 
 
 def _sources(opened, records):

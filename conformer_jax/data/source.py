@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformer_jax.data.audio import BadAudio, DataError, plan_crop, read_audio, resample
-from conformer_jax.data.content import groups_of_rows, of_name
+from conformer_jax.data.content import of_groups, of_name
 from conformer_jax.data.labels import Labels, labels_of
 
 
@@ -104,7 +104,7 @@ class ManifestSource(Source):
         return self.content(i) if whole is None else whole
 
     def groups(self):
-        return groups_of_rows(self._rows, self.wholes())
+        return np.array(of_groups(self._rows, self.wholes().tolist()), np.uint64)
 
     def labels(self, i):
         if not self._index:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import of_name, of_rows
+from conformer_jax.data.content import of_groups, of_name, of_rows
 from conformer_jax.data.holdout import Split, fold_names, say_labels_not_held_out, split_rows
 from conformer_jax.data.manifest import Row, read_manifest
 
@@ -134,6 +134,27 @@ def test_rows_of_one_group_lie_on_one_side(tmp_path, caplog):
         row.name for row in without
     ]
     assert "are of one group" in caplog.text
+    # Whichever rows are listed, and however a manifest grows while a run goes on.
+    some = split_rows(rows[::3], "m.csv", (), (), 0.3).held_out
+    assert {row.group for row in some} - {""} == {row.group for row in held_out[::1]} - {""}
+    known = {row.content: not i % 2 for i, row in enumerate(rows[20:40:4])}
+    train, held_out = split_rows(rows, "m.csv", (), (), 0.3, known)
+    assert [row.group for row in train + held_out if row.group == "5"] == ["5"] * 4
+    assert {row.group for row in held_out} & {"5", "6", "7", "8", "9"} == {"5", "7", "9"}
+    # Groups that a copy links, through a third one, and a copy without a group.
+    linked = [rows[20], rows[24]._replace(content=rows[20].content, whole=rows[20].whole)]
+    linked += [rows[25]._replace(group="7"), rows[0]._replace(whole=rows[20].whole)]
+    assert (
+        len(set(of_groups([*linked, *rows[28:32]], [r.whole for r in linked + rows[28:32]]))) == 2
+    )
+
+
+def test_rows_of_folds_that_are_on_both_sides_stay_there():
+    rows = [row._replace(fold=str(i % 3)) for i, row in enumerate(clips(9))]
+    first = split_rows(rows, "m.csv", ("0", "1"), ("1", "2"), 0.1)
+    sides = {row.content: row.fold == "2" for row in rows if row.fold != "1"}
+    assert split_rows(rows, "m.csv", ("0", "1"), ("1", "2"), 0.1, sides) == first
+    assert (len(first.train), len(first.held_out)) == (6, 6)
 
 
 def test_labels_of_which_none_is_held_out_are_told(caplog):

@@ -17,7 +17,6 @@ from conformer_jax.data import (
     sources,
 )
 from conformer_jax.data.audio import BadAudioReport, to_pcm16
-from conformer_jax.data.manifest import Row
 from conformer_jax.reporting import runs, training
 
 RATE = 16000
@@ -318,17 +317,3 @@ def test_a_share_keeps_what_is_of_one_source_together():
     assert sides[0] | sides[1] == set(range(80))
     assert (1 in sides[1]) == (78 in sides[1])
     assert 8 <= len(sides[1]) <= 24  # of 80
-    # The same of a manifest with a column `group`, and of what is validated on.
-    rows = [
-        Row(f"/{i}", (), "", f"{i}", content=c, whole=c, group=f"speaker:{i // 5}")
-        for i, c in enumerate(contents)
-    ]
-    split = holdout.split_rows(rows, "m.csv", (), (), 0.2)
-    assert [{int(row.name) // 5 for row in part} for part in split] == sides
-    groups = sources.ManifestSource(rows, RATE).groups()
-    assert all(len(set(groups[i : i + 5].tolist())) == 1 for i in range(0, 400, 5))
-    assert len(set(groups.tolist())) == 79
-    chosen = np.arange(3, 300)
-    np.testing.assert_array_equal(
-        sources.Subset(sources.ManifestSource(rows, RATE), chosen).groups(), groups[chosen]
-    )
