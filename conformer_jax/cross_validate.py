@@ -8,8 +8,6 @@ Writes `<workdir>/folds.json` after every fold.
 """
 
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
@@ -24,7 +22,6 @@ from conformer_jax.data.manifest import read_manifest
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import verdict
 
-_DEALT = "folds_dealt.json"
 _FIGURES = ("accuracy", "mAP", "AUC", "d_prime", "lwlrap")
 
 
@@ -57,10 +54,11 @@ def cross_validate(config, workdir) -> dict:
         raise UserError(
             "config.task = 'pretrain' has no folds: take a config of configs/finetune.py"
         )
-    folds, only_negatives, dealt = _folds_of(config)
+    folds, only_negatives = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
-    if config.task == "finetune":  # probes look themselves, and are asked anew
-        distributed.on_first(functools.partial(_keep_dealt, workdir / _DEALT, dealt, where))
+    if config.task == "finetune" and config.data.manifest:  # probes are asked anew
+        for fold in folds:
+            distributed.on_first(functools.partial(_same_fold, workdir, fold, where))
     counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
@@ -89,21 +87,18 @@ def cross_validate(config, workdir) -> dict:
 
 
 def _folds_of(config):
-    """The folds to hold out; those that are only trained on: no clip there has a label; and which
-    clip is of which, as a SHA-256."""
+    """The folds to hold out, and those that are only trained on: no clip there has a label."""
     where = config.data.manifest or config.data.prepared
     if config.data.manifest:
         rows = read_manifest(where)
         used = labels.used(rows, config.classifier.multi_label, config.data.unlabelled) or rows
         of_used = [row.fold for row in used]
         of_labelled = [row.fold for row in used if row.labels] or of_used
-        dealt = sorted((row.name, row.fold) for row in used)
     else:
         found = prepared.folds(prepared.open_folder(where))
         negatives = config.classifier.multi_label and config.data.unlabelled == "negatives"
         of_labelled = [fold for fold, labelled in found if labelled]
         of_used = [fold for fold, labelled in found if labelled or negatives]
-        dealt = found
     if without := of_used.count(""):
         logging.warning("WARNING %d clip(s) without a fold are left out", without)
     folds = sorted(set(of_labelled) - {""})
@@ -118,24 +113,25 @@ def _folds_of(config):
             "WARNING no clip has a label in %s: always trained on, never held out",
             ", ".join(f"fold {fold}" for fold in others),
         )
-    return folds, others, hashlib.sha256(json.dumps(dealt).encode()).hexdigest()
+    return folds, others
 
 
-def _keep_dealt(path, dealt, where):
-    """Raises UserError where folds that are finished or begun were of another dealing."""
-    from conformer_jax.training import workdir as workdirs
+def _same_fold(workdir, fold, manifest):
+    """Raises UserError where a fold was begun with clips on other sides than they are of now."""
+    from conformer_jax.training import clips
 
-    try:
-        before = json.loads(path.read_bytes())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = dealt
-    if before != dealt:
+    record = clips.read(workdir / folder_name(fold))
+    if record is None:
+        return
+    listing = record.listing
+    was = dict(zip(listing.names, listing.held_out.tolist(), strict=True))
+    rows = [row for row in read_manifest(manifest) if row.fold and row.name in was]
+    if changed := [row.name for row in rows if was[row.name] != (row.fold == fold)]:
         raise UserError(
-            f"the folds of {where}, or its clips, have changed since this cross-validation was "
-            f"begun, and what it has done so far is of the former ones: begin in another --workdir"
+            f"{len(changed)} clips, such as {changed[0]}, have other folds in {manifest} than when "
+            f"{workdir / folder_name(fold)} was begun, so that the folds would not add up: begin "
+            f"in another --workdir, or put the folds back"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdirs.write_json(path, {"sha256": dealt})
 
 
 def _with_control(found):

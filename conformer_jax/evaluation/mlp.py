@@ -38,7 +38,7 @@ class Mlp(NamedTuple):
         return np.asarray(_logits(self.layers, x, None))
 
 
-def fit(x, labels, settings, *, multi_label: bool, seed: int, recordings=None) -> Mlp:
+def fit(x, labels, settings, *, multi_label: bool, seed: int, units=None) -> Mlp:
     """The network of the grid that is best on the validation split.
 
     Args:
@@ -46,8 +46,7 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int, recordings=None) -
       settings: config.probe; its fields hidden_width, grid_points, max_epochs and patience.
       multi_label: mAP judges, and binary cross-entropy is minimised; else accuracy.
       seed: of the split, the first weights, the batches and the dropout.
-      recordings: [n], equal where clips are parts of one recording, which lie on one side of the
-        split; None where every clip is one of its own.
+      units: int [n], equal where clips lie on one side of the split; None where each stands alone.
 
     Raises:
       UserError: an embedding is not finite; there are fewer than two clips, or the validation split
@@ -61,7 +60,7 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int, recordings=None) -
         )
     mean, deviation = standardisation(np.asarray(x, np.float64))
     standard = ((x - mean) / deviation).astype(np.float32)
-    held = _validation(labels, seed, recordings)
+    held = _validation(labels, seed, units)
     known, judged = (standard[~held], labels[~held]), (standard[held], labels[held])
     best = (-np.inf, None, "")
     for number, (rate, depth) in enumerate(_grid(settings.grid_points)):
@@ -84,17 +83,16 @@ def _grid(points):
     return [(rate, depth) for depth, rate in itertools.product(DEPTHS, RATES)][:points]
 
 
-def _validation(labels, seed, recordings=None):
+def _validation(labels, seed, units=None):
     """bool [n]: a fifth of the clips of each class (its first label), at least one where it has
-    two; clips without a label count as one class. Of several recordings each counts as its first
-    part, and lies on one side."""
-    if recordings is not None:
-        _, first, of_clip = np.unique(recordings, return_index=True, return_inverse=True)
-        if 1 < len(first) < len(labels):
-            order = np.sort(first)
-            held = np.zeros(len(labels), bool)
-            held[order] = _validation(labels[order], seed)
-            return held[first][of_clip]
+    two; clips without a label count as one class. A unit counts as its first
+    clip."""
+    if units is not None:
+        _, first, unit = np.unique(units, return_index=True, return_inverse=True)
+        held = np.zeros(len(labels), bool)
+        order = np.sort(first)
+        held[order] = _validation(labels[order], seed)
+        return held[first][unit]
     rng = np.random.default_rng(seed)
     first = np.where(labels.any(1), labels.argmax(1), -1)
     held = np.zeros(len(labels), bool)

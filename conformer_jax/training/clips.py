@@ -12,6 +12,7 @@ encoder what that has heard. A plain .npz without pickle, of every clip that the
                                files that they are of
   heard_, encoder_  int [2]    their bits, and whether they are whole; -1 bits: not known
   by_name     bool             whether the run was begun when clips were held out by their paths
+  trained, validated  uint64   contents of both parts, where they are drawn from the training clips
 """
 
 import functools
@@ -28,6 +29,7 @@ from conformer_jax.data.heard import Heard
 from conformer_jax.data.sources import Before, Sources, finish, open_split
 from conformer_jax.errors import UserError
 from conformer_jax.training import distributed, encoder_file
+from conformer_jax.training.selection import Drawn
 
 FILE = "clips.npz"
 _ARRAYS = ("contents", "held_out", "present")
@@ -43,19 +45,16 @@ class Listing(NamedTuple):
     held_out: np.ndarray
     present: np.ndarray
 
-    def trained(self) -> np.ndarray:
-        """Contents of those to train on, in order."""
-        return self.contents[self.present & ~self.held_out]
-
 
 class Record(NamedTuple):
     """What the file holds. encoder: what config.init_from had heard, None where that is not
-    known; heard: the run's own encoder; by_name: of Before."""
+    known; heard: the run's own encoder; by_name: of Before; drawn: None where nothing is drawn."""
 
     listing: Listing
     heard: Heard
     encoder: Heard | None
     by_name: bool = False
+    drawn: Drawn | None = None
 
 
 class Known(NamedTuple):
@@ -104,12 +103,7 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
         opened, lambda found: _digest(*found, spec.manifest or spec.prepared), "clips"
     )
     if old is not None:
-        say_changes(
-            old.listing,
-            listing,
-            "the checkpoint",
-            "the others stay on their side, and the run goes on with those that there are",
-        )
+        say_changes(old.listing, listing)
     encoder = _encoder(init_from, old, goes_on=meta is not None)
     lost = meta is not None and old is None
     return finish(spec, *split), Known(listing, old, encoder, lost, how.by_name)
@@ -165,9 +159,8 @@ def _sides(listing):
     return sides
 
 
-def say_changes(old: Listing, new: Listing, since: str, then: str) -> None:
-    """Says how the manifest has changed since the run wrote its record: counts and an example;
-    since, then: the words before and after."""
+def say_changes(old: Listing, new: Listing) -> None:
+    """Says how the manifest has changed since the run wrote its record: counts and an example."""
     if np.array_equal(old.contents[old.present], new.contents) and new.names == [
         name for name, present in zip(old.names, old.present, strict=True) if present
     ]:
@@ -197,7 +190,9 @@ def say_changes(old: Listing, new: Listing, since: str, then: str) -> None:
     ]
     if told:
         logging.warning(
-            "WARNING the clips have changed since %s: %s; %s", since, ", ".join(told), then
+            "WARNING the clips have changed since the checkpoint: %s; all others stay on their "
+            "side",
+            ", ".join(told),
         )
 
 
@@ -292,13 +287,22 @@ def _say_unknown(origin):
     )
 
 
-def write(workdir, known: Known, train) -> None:
+def check_draw(known: Known, drawn: Drawn | None) -> None:
+    """Raises UserError where a run that goes on would draw other clips to train on or to validate
+    with than it did, of those that it knows and that there still are."""
+    if known.old is not None and known.old.drawn is not None and drawn is not None:
+        there = np.intersect1d(known.old.listing.contents, known.listing.contents)
+        drawn.check(known.old.drawn, there)
+
+
+def write(workdir, known: Known, train, drawn: Drawn | None = None) -> None:
     """Writes the record of a run that begins or goes on, where it is not there already.
 
     Args:
       workdir: of the run.
       known: of `open_all`.
       train: Source of the clips that it trains on.
+      drawn: of `selection.drawn`.
 
     Raises:
       OSError: it cannot be written.
@@ -315,7 +319,7 @@ def write(workdir, known: Known, train) -> None:
     if old is not None:
         parts.append(old.heard)
         listing = _with_gone(listing, old.listing)
-    record = Record(listing, heard.union(*parts), encoder, by_name)
+    record = Record(listing, heard.union(*parts), encoder, by_name, drawn)
     if old is None or not _same(record, old):
         _write(pathlib.Path(workdir) / FILE, record)
 
@@ -338,6 +342,8 @@ def _same(one, other):
         and np.array_equal(one.heard.clips, other.heard.clips)
         and one.heard[1:] == other.heard[1:]
         and one.by_name == other.by_name
+        and (one.drawn is None) == (other.drawn is None)
+        and all(map(np.array_equal, one.drawn or (), other.drawn or ()))
     )
 
 
@@ -348,6 +354,7 @@ def _write(path, record):
         arrays[name] = packed
         arrays[f"{name}_"] = np.array([-1 if part is None else bits, part is None or part.whole])
     arrays["by_name"] = np.array(record.by_name)
+    arrays |= record.drawn._asdict() if record.drawn else {}
     names = "\0".join(record.listing.names).encode("utf-8", "surrogateescape")
     arrays["names"] = np.frombuffer(names, np.uint8)
     temporary = path.with_name(path.name + ".tmp")
@@ -366,6 +373,7 @@ def read(workdir) -> Record | None:
             if any(len(array) != len(names) for array in arrays):
                 raise ValueError(f"{len(names)} names")
             by_name = "by_name" in file and bool(file["by_name"])
+            drawn = Drawn(file["trained"], file["validated"]) if "trained" in file else None
             parts = []
             for name in ("heard", "encoder"):
                 bits, whole = file[f"{name}_"].tolist()
@@ -373,7 +381,7 @@ def read(workdir) -> Record | None:
                 parts.append(heard.unpack(file[name], bits, whole=bool(whole)) if known else None)
         if parts[0] is None:
             raise ValueError("nothing heard")
-        return Record(Listing(names, *arrays), *parts, by_name)
+        return Record(Listing(names, *arrays), *parts, by_name, drawn)
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds

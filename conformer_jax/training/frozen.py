@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from conformer_jax import fields
-from conformer_jax.data import buckets, host_loader
+from conformer_jax.data import buckets, host_loader, sampling
 from conformer_jax.data.sources import Subset
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import mlp, predictions, probe
@@ -114,7 +114,6 @@ def _evaluate(config, workdir, prepared, embeddings):
         return loop.Result(before["train"], before["held_out"], config, compiled, len(train_source))
     report.forget()
     if jax.process_index() == 0:
-        _say_changes(workdir, data.known.listing)
         file.unlink(missing_ok=True)
     embed = lambda part: probe.embed_readable(
         compiled, state, clips_by_length(config, part, report), len(part)
@@ -137,17 +136,6 @@ def _evaluate(config, workdir, prepared, embeddings):
     return loop.Result(record, held_out, config, compiled, len(train_source))
 
 
-def _say_changes(workdir, listing):
-    """Of a folder where a probe was fitted before, to other clips."""
-    if before := clips.read(workdir):
-        clips.say_changes(
-            before.listing,
-            listing,
-            "this folder's probe was fitted",
-            "it is fitted anew to what there is",
-        )
-
-
 def _fit(config, known, train):
     """What classifies the embeddings of the training clips, which are those of the source."""
     multi_label = config.classifier.multi_label
@@ -155,13 +143,15 @@ def _fit(config, known, train):
         neighbours = config.task == "knn"
         return probe.fit(known, config.probe, neighbours=neighbours, multi_label=multi_label)
     rows = known["valid"] > 0
+    labels = [tuple(np.flatnonzero(part).tolist()) for part in known["labels"][rows]]
+    units = sampling.units(labels, train.groups()[rows], known["labels"].shape[1])
     found = mlp.fit(
         known["embedding"][rows],
         known["labels"][rows],
         config.probe,
         multi_label=multi_label,
         seed=config.seed,
-        recordings=train.groups()[rows],
+        units=units,
     )
     logging.info("chosen on a fifth of the training clips: %s", found.found)
     return found

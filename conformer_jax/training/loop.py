@@ -40,6 +40,7 @@ from conformer_jax.training import (
     preemption,
     program,
     saved_files,
+    selection,
     statistics,
     window,
 )
@@ -79,11 +80,14 @@ def train_and_evaluate(config, workdir, prepared: program.Program | None = None)
 def _train_and_evaluate(config, workdir, prepared):
     config, workdir, report, data = opening.open_run(config, workdir)
     eval_source, label_names = data.held_out, data.label_names
-    train_source, validation = opening.carve(config, data.train)
+    carved = opening.carve(config, data.train)
+    train_source, validation = carved
+    drawn = selection.drawn(config.data, carved)
+    clips.check_draw(data.known, drawn)
     compiled = program.build(config, len(label_names), prepared=prepared)
     opening.say_sizes(config, train_source, eval_source)
     heard = clips.judge(config, data.known, data.train, eval_source)
-    distributed.on_first(lambda: clips.write(workdir, data.known, data.train))
+    distributed.on_first(lambda: clips.write(workdir, data.known, data.train, drawn))
     known = opening.known_classes(config, train_source, eval_source)
     new = compiled is not prepared
     if new:

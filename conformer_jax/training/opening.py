@@ -159,10 +159,6 @@ def prepare_data(config, workdir, report) -> Data:
     (train_source, eval_source), known = clips.open_all(
         source_spec(config), names, workdir, own, config.init_from
     )
-    if known.old is not None:
-        selection.refuse_other_draws(
-            config.data, known.old.listing.trained(), known.listing.trained()
-        )
     origin = own
     if origin is None and config.init_from:
         origin = distributed.on_first(lambda: checkpoint.read_meta(config.init_from))

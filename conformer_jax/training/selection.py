@@ -66,52 +66,61 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
     return Carved(Subset(source, kept), Subset(source, chosen))
 
 
-def refuse_other_draws(data, before, now) -> None:
-    """What is drawn from the clips by their places would be drawn anew where they have changed.
+class Drawn(NamedTuple):
+    """Contents of the clips that a run trains on and of those that it validates with, where either
+    are drawn from the training clips; uint64 [n], ascending."""
 
-    Args:
-      data: config.data.
-      before, now: contents [n] of the clips to train on, in order, as a run began and goes on.
+    trained: np.ndarray
+    validated: np.ndarray
 
-    Raises:
-      UserError: they differ, and the run trains or validates on some of them alone.
-    """
-    drawn = {
-        "validation_share": data.validation_share > 0,
-        "label_share": data.label_share < 1,
-        "labels_per_class": data.labels_per_class > 0,
-    }
-    fields = [f"config.data.{name}" for name, some in drawn.items() if some]
-    if fields and not np.array_equal(before, now):
-        raise UserError(
-            f"the clips to train on have changed since the checkpoint ({len(before)} then, "
-            f"{len(now)} now, or another order), and {' and '.join(fields)} would draw others of "
-            f"them: begin in another --workdir, or go on with the manifest as it was"
-        )
+    def check(self, before, there) -> None:
+        """Raises UserError where one of the clips `there` was drawn for another use `before`."""
+        changed = np.zeros(len(there), bool)
+        for now, then in zip(self, before, strict=True):
+            changed |= np.isin(there, now) != np.isin(there, then)
+        if changed.any():
+            raise UserError(
+                f"the clips, their labels or groups have changed since the checkpoint, so that "
+                f"config.data.validation_share, label_share or labels_per_class would draw others: "
+                f"{changed.sum()} clips would be trained on, validated with or left out that were "
+                f"not. Begin in another --workdir, or go on with the manifest as it was"
+            )
+
+
+def drawn(data, carved: Carved) -> Drawn | None:
+    """What is drawn by config.data; None where all training clips are trained on."""
+    if not data.validation_share and data.label_share >= 1 and not data.labels_per_class:
+        return None
+    validated = [] if carved.validation is None else carved.validation.contents()
+    return Drawn(np.unique(carved.train.contents()), np.unique(np.array(validated, np.uint64)))
 
 
 def _chosen(source, own, share, seed):
     """Positions in `own` of the clips to validate with: a recording's parts lie together, and so
-    do copies, unless that leaves nothing to choose."""
+    do copies and the clips of a group, where a label is not lost by it (`sampling.units`)."""
     labels = [source.labels(i) for i in own.tolist()]
     num_classes = len(source.label_names)
-    _, first, recording = np.unique(source.groups()[own], return_index=True, return_inverse=True)
-    if len(first) == len(own):
-        return sampling.stratified(labels, num_classes, share, seed)
-    # In the order of the clips, which is one that the seed alone shuffles.
-    rank = np.argsort(np.argsort(first))[recording]
-    of_recording = [set() for _ in first]
-    for position, of_clip in zip(rank.tolist(), labels, strict=True):
-        of_recording[position].update(of_clip)
-    wanted = [tuple(sorted(found)) for found in of_recording]
-    kept = sampling.stratified(wanted, num_classes, share, seed)
-    if len(kept):
-        return np.flatnonzero(np.isin(rank, kept))
-    logging.warning(
-        "WARNING no label has a second recording to validate with: parts of the same ones are "
-        "kept, which are easier than another recording"
-    )
-    return sampling.stratified(labels, num_classes, share, seed)
+    recordings = source.groups()[own]
+    unit = sampling.units(labels, recordings, num_classes)
+    of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
+    for number, of_clip in zip(unit.tolist(), labels, strict=True):
+        of_unit[number].update(of_clip)
+    kept = sampling.stratified([tuple(sorted(u)) for u in of_unit], num_classes, share, seed)
+    chosen = np.flatnonzero(np.isin(unit, kept))
+    if torn := len(np.intersect1d(recordings[chosen], np.delete(recordings, chosen))):
+        logging.warning(
+            "WARNING parts of %d recordings are trained on and validated with, since there is no "
+            "second one of their label: they are easier than another recording",
+            torn,
+        )
+    if len(chosen) > 2 * max(share * len(own), num_classes):
+        logging.warning(
+            "WARNING %d of %d clips are kept for validation, so that recordings stay whole: more "
+            "recordings, or shorter ones, would leave more to train on",
+            len(chosen),
+            len(own),
+        )
+    return chosen
 
 
 class Standing(NamedTuple):

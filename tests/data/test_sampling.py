@@ -200,3 +200,12 @@ def test_no_distinct_batch_holds_an_example_twice_and_epochs_leave_out_others():
     assert set(np.concatenate(epochs).tolist()) == set(range(11))
     with pytest.raises(DataError, match=r"config\.data\.batch_size = 12.*only 11 clips"):
         sampling.distinct_batch(0, 0, 12, 11)
+
+
+def test_units_are_recordings_but_for_the_only_one_of_a_label():
+    labels = [(0,), (1,), (1,), (0,), (2,), (2,), ()]
+    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8], 3)
+    assert found.tolist() == [0, 1, 2, 3, 4, 5, 6]  # each label has one alone
+    labels += [(0, 1), (2,), (0, 1), (2,)]
+    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8, 7, 2, 7, 2], 3)
+    assert found.tolist() == [0, 1, 1, 0, 2, 2, 3, 4, 5, 4, 5]

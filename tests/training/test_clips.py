@@ -51,6 +51,21 @@ def ids(source):
 NAMES = [f"{i}.wav" for i in range(40)]
 
 
+def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
+    config, workdir, sources = begun(tmp_path, NAMES)
+    known = opened(config, workdir, META)[1]
+    contents = np.sort(sources.train.contents())
+    drawn = clips.Drawn(contents[5:], contents[:5])
+    clips.check_draw(known, drawn)  # nothing is recorded
+    clips.write(workdir, known, sources.train, drawn)
+    assert [part.tolist() for part in clips.read(workdir).drawn] == [p.tolist() for p in drawn]
+    known = opened(config, workdir, META)[1]
+    clips.check_draw(known, drawn)
+    clips.check_draw(known, None)
+    with pytest.raises(UserError, match="5 clips would be trained on"):
+        clips.check_draw(known, clips.Drawn(contents, contents[:5]))
+
+
 def test_the_record_comes_back_as_it_was(tmp_path):
     names = [*NAMES, "schön \udce9.wav"]
     _, _, sources = begun(tmp_path / "a", NAMES)

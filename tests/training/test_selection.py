@@ -68,23 +68,39 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     assert {recording % 2 for recording in ids[1]} == {0, 1}  # of each class one of four
     assert (len(train), len(validation)) == (60, 20)
     assert "WARNING" not in caplog.text
-    # All parts of a label in one recording.
-    train, validation = carve(config_of(share=0.2), Parts([(i // 10,) for i in range(20)]))
-    assert (len(train), len(validation)) == (16, 4)
-    assert "WARNING no label has a second recording to validate with" in caplog.text
+    # One class has one recording, whose parts are told apart; the other is as before.
+    train, validation = carve(config_of(share=0.2), Parts([(i >= 10,) for i in range(50)]))
+    ids = [int(name) for name in validation.ids()]
+    assert sum(i < 10 for i in ids) == 2
+    assert len({i // 10 for i in ids if i >= 10}) == 1
+    assert "WARNING parts of 1 recordings are trained on and validated with" in caplog.text
+    assert "kept for validation" not in caplog.text
+    # Every label in each of two recordings.
+    carve(config_of(share=0.1), Parts([(i % 3,) for i in range(20)]))
+    assert "WARNING 10 of 20 clips are kept for validation, so that" in caplog.text
 
 
-@pytest.mark.parametrize("field", ["validation_share", "label_share", "labels_per_class"])
-def test_other_clips_are_not_drawn_from_anew(field):
-    data = config_of().data
-    before, now = np.arange(5, dtype=np.uint64), np.arange(6, dtype=np.uint64)
-    selection.refuse_other_draws(data, before, now)
-    data[field] = 1 if field == "labels_per_class" else 0.5
-    selection.refuse_other_draws(data, before, before)
-    with pytest.raises(UserError, match=f"{field} would draw others of them: begin in another"):
-        selection.refuse_other_draws(data, before, now)
-    with pytest.raises(UserError):
-        selection.refuse_other_draws(data, before, before[::-1])
+def test_a_run_that_goes_on_draws_the_same_clips():
+    config = config_of(share=0.25)
+    assert selection.drawn(config_of().data, carve(config_of(), CLIPS)) is None
+    carved = carve(config, CLIPS)
+    before = selection.drawn(config.data, carved)
+    assert [part.tolist() for part in before] == [sorted(p.contents().tolist()) for p in carved]
+    there = CLIPS.contents()
+    selection.drawn(config.data, carve(config, CLIPS)).check(before, there)
+    # A clip that is new may be used as it comes, one that was left out may not.
+    new = before._replace(trained=np.append(before.trained, 7))
+    new.check(before, there)
+    with pytest.raises(UserError, match="1 clips would be trained on, validated with or left out"):
+        new.check(before, np.append(there, 7))
+    # Clips more, labels mended: others are drawn.
+    for other in ([(i % 3,) for i in range(70)], [(i % 3 if i > 30 else 0,) for i in range(60)]):
+        with pytest.raises(UserError, match="Begin in another --workdir"):
+            selection.drawn(config.data, carve(config, Labels(other))).check(before, there)
+    for field in ("label_share", "labels_per_class"):
+        data = config_of().data
+        data[field] = 1 if field == "labels_per_class" else 0.5
+        assert len(selection.drawn(data, selection.Carved(CLIPS, None)).trained) == 60
 
 
 def test_without_a_share_nothing_is_carved_off():
