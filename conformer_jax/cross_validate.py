@@ -57,8 +57,7 @@ def cross_validate(config, workdir) -> dict:
     folds, only_negatives = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
     if config.task == "finetune" and config.data.manifest:  # probes are asked anew
-        for fold in folds:
-            distributed.on_first(functools.partial(_same_fold, workdir, fold, where))
+        distributed.on_first(functools.partial(_same_folds, workdir, folds, where))
     counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
@@ -116,22 +115,26 @@ def _folds_of(config):
     return folds, others
 
 
-def _same_fold(workdir, fold, manifest):
+def _same_folds(workdir, folds, manifest):
     """Raises UserError where a fold was begun with clips on other sides than they are of now."""
+    from conformer_jax.data.content import of_rows
     from conformer_jax.training import clips
 
-    record = clips.read(workdir / folder_name(fold))
-    if record is None:
+    begun = {fold: clips.read(workdir / folder_name(fold)) for fold in folds}
+    if not any(begun.values()):
         return
-    listing = record.listing
-    was = dict(zip(listing.names, listing.held_out.tolist(), strict=True))
-    rows = [row for row in read_manifest(manifest) if row.fold and row.name in was]
-    if changed := [row.name for row in rows if was[row.name] != (row.fold == fold)]:
-        raise UserError(
-            f"{len(changed)} clips, such as {changed[0]}, have other folds in {manifest} than when "
-            f"{workdir / folder_name(fold)} was begun, so that the folds would not add up: begin "
-            f"in another --workdir, or put the folds back"
-        )
+    rows = [row for row in of_rows(read_manifest(manifest), manifest) if row.fold]
+    for fold, record in begun.items():
+        was = clips.sides_of(record.listing) if record else {}
+        changed = [
+            row.name for row in rows if was.get(row.content, row.fold == fold) != (row.fold == fold)
+        ]
+        if changed:
+            raise UserError(
+                f"{len(changed)} clips, such as {changed[0]}, have other folds in {manifest} than "
+                f"when {workdir / folder_name(fold)} was begun, so that the folds would not add "
+                f"up: begin in another --workdir, or put the folds back"
+            )
 
 
 def _with_control(found):

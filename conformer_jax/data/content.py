@@ -6,6 +6,7 @@ evenly spread from the first byte to the last, which costs what opening it costs
 part of a file is made of the file's and of its times.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import hashlib
@@ -105,6 +106,10 @@ def of_groups(rows, contents) -> list[int]:
             if row.group:
                 linked[row.group] = min(linked[row.group], of_content[content])
         if linked == number:
+            # The lowest of several is no fair draw: they would be held out more often.
+            count = collections.Counter(number.values())
+            fair = {n: of_name(f"{n:016x}") if count[n] > 1 else n for n in count}
+            of_content = {content: fair[n] for content, n in of_content.items()}
             return [of_content.get(content, content) for content in contents]
         number = linked
 

@@ -73,16 +73,14 @@ def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_fol
 
 def _as_before(split, rows, sides):
     """The split with every clip of it on the side where `sides` has it, but for those that lie on
-    both, and a new one of a group on the side where that is; no row joins it."""
+    both; no row joins it."""
     train, held_out = ({row.name for row in part} for part in split)
-    of_group = {row.group: sides[row.content] for row in rows if row.content in sides}
-    of_group.pop("", None)
 
     def sides_of(row):
         now = row.name in train, row.name in held_out
         if sum(now) != 1:
             return now
-        out = sides.get(row.content, of_group.get(row.group, now[1]))
+        out = sides.get(row.content, now[1])
         return not out, out
 
     found = [(row, *sides_of(row)) for row in rows]

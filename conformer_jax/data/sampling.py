@@ -241,25 +241,25 @@ def stratified(labels, num_classes, share, seed) -> np.ndarray:
     return np.array(sorted(chosen), np.int64)
 
 
-def units(labels, recordings, num_classes) -> np.ndarray:
-    """What a split of clips is not to tear apart: recordings, but for those that are the only one
-    of a label, whose clips are units of their own, since the label would be lost on one side.
+def units(labels, recordings, contents, num_classes) -> np.ndarray:
+    """What a split of clips is not to tear apart: recordings, but for the clips with a label that
+    no other recording has, which would be lost on one side: they are units of their own.
 
     Args:
       labels: as of `stratified`.
-      recordings: [n], equal for clips of one recording.
+      recordings, contents: [n], equal for clips of one recording, and for copies.
 
     Returns:
       int64 [n], numbers from 0 in the order of the units' first clips.
     """
     _, recording = np.unique(recordings, return_inverse=True)
+    _, content = np.unique(contents, return_inverse=True)
     of_label = [set() for _ in range(num_classes + 1)]
     for found, part in zip(recording.tolist(), labels, strict=True):
         for c in part or (num_classes,):
             of_label[c].add(found)
-    alone = [found for among in of_label if len(among) == 1 for found in among]
-    own = len(labels) + np.arange(len(labels))
-    unit = np.where(np.isin(recording, alone), own, recording)
+    alone = [any(len(of_label[c]) == 1 for c in part or (num_classes,)) for part in labels]
+    unit = np.where(np.array(alone, bool), len(labels) + content, recording)
     _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[unit]
 

@@ -139,7 +139,7 @@ def _before(workdir, meta, *, of_manifest):
     if meta is None:
         return None, Before()
     if record := read(workdir):
-        return record, Before(_sides(record.listing) if of_manifest else None, record.by_name)
+        return record, Before(sides_of(record.listing) if of_manifest else None, record.by_name)
     if "clips" in meta:
         logging.warning(
             "WARNING %s is lost or damaged: clips whose files have changed may change sides",
@@ -150,8 +150,8 @@ def _before(workdir, meta, *, of_manifest):
     return None, Before(by_name=True)
 
 
-def _sides(listing):
-    """{content: held out}, but for what lies on both sides."""
+def sides_of(listing):
+    """Of a Listing {content: held out}, but for what lies on both sides."""
     sides = dict(zip(listing.contents.tolist(), listing.held_out.tolist(), strict=True))
     trained = set(listing.contents[~listing.held_out].tolist())
     for both in trained.intersection(listing.contents[listing.held_out].tolist()):
@@ -290,9 +290,11 @@ def _say_unknown(origin):
 def check_draw(known: Known, drawn: Drawn | None) -> None:
     """Raises UserError where a run that goes on would draw other clips to train on or to validate
     with than it did, of those that it knows and that there still are."""
-    if known.old is not None and known.old.drawn is not None and drawn is not None:
-        there = np.intersect1d(known.old.listing.contents, known.listing.contents)
-        drawn.check(known.old.drawn, there)
+    if known.old is None or drawn is None:
+        return
+    old, new = known.old.listing, known.listing
+    same = np.array_equal(old.contents[old.present & ~old.held_out], new.contents[~new.held_out])
+    drawn.check(known.old.drawn, np.intersect1d(old.contents, new.contents), same=same)
 
 
 def write(workdir, known: Known, train, drawn: Drawn | None = None) -> None:
@@ -318,6 +320,9 @@ def write(workdir, known: Known, train, drawn: Drawn | None = None) -> None:
         parts.append(_UNKNOWN)
     if old is not None:
         parts.append(old.heard)
+        if drawn and old.drawn:  # of what is gone, which may come back
+            gone = np.setdiff1d(old.listing.contents, listing.contents)
+            drawn = drawn.with_gone(old.drawn, gone)
         listing = _with_gone(listing, old.listing)
     record = Record(listing, heard.union(*parts), encoder, by_name, drawn)
     if old is None or not _same(record, old):

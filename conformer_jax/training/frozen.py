@@ -144,7 +144,8 @@ def _fit(config, known, train):
         return probe.fit(known, config.probe, neighbours=neighbours, multi_label=multi_label)
     rows = known["valid"] > 0
     labels = [tuple(np.flatnonzero(part).tolist()) for part in known["labels"][rows]]
-    units = sampling.units(labels, train.groups()[rows], known["labels"].shape[1])
+    same = train.groups()[rows], train.contents()[rows]
+    units = sampling.units(labels, *same, known["labels"].shape[1])
     found = mlp.fit(
         known["embedding"][rows],
         known["labels"][rows],

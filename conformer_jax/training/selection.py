@@ -73,8 +73,23 @@ class Drawn(NamedTuple):
     trained: np.ndarray
     validated: np.ndarray
 
-    def check(self, before, there) -> None:
-        """Raises UserError where one of the clips `there` was drawn for another use `before`."""
+    def with_gone(self, before, gone):
+        """With what was drawn `before` of the contents that are gone, which may come back."""
+        both = zip(self, before, strict=True)
+        return Drawn(*(np.union1d(now, np.intersect1d(then, gone)) for now, then in both))
+
+    def check(self, before, there, *, same=True) -> None:
+        """Raises UserError where one of the clips `there` was drawn for another use `before`; where
+        that is not recorded, unless what is drawn from is the `same`."""
+        if before is None:
+            if not same:
+                raise UserError(
+                    "the clips to train on have changed since the checkpoint, which does not say "
+                    "which of them were drawn by config.data.validation_share, label_share or "
+                    "labels_per_class: begin in another --workdir, or go on with the manifest as "
+                    "it was"
+                )
+            return
         changed = np.zeros(len(there), bool)
         for now, then in zip(self, before, strict=True):
             changed |= np.isin(there, now) != np.isin(there, then)
@@ -101,7 +116,7 @@ def _chosen(source, own, share, seed):
     labels = [source.labels(i) for i in own.tolist()]
     num_classes = len(source.label_names)
     recordings = source.groups()[own]
-    unit = sampling.units(labels, recordings, num_classes)
+    unit = sampling.units(labels, recordings, source.contents()[own], num_classes)
     of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
     for number, of_clip in zip(unit.tolist(), labels, strict=True):
         of_unit[number].update(of_clip)

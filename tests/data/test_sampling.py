@@ -204,8 +204,11 @@ def test_no_distinct_batch_holds_an_example_twice_and_epochs_leave_out_others():
 
 def test_units_are_recordings_but_for_the_only_one_of_a_label():
     labels = [(0,), (1,), (1,), (0,), (2,), (2,), ()]
-    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8], 3)
-    assert found.tolist() == [0, 1, 2, 3, 4, 5, 6]  # each label has one alone
+    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8], [0, 1, 2, 3, 4, 4, 5], 3)
+    assert found.tolist() == [0, 1, 2, 3, 4, 4, 5]  # each label has one alone; 4 are copies
     labels += [(0, 1), (2,), (0, 1), (2,)]
-    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8, 7, 2, 7, 2], 3)
+    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8, 7, 2, 7, 2], range(11), 3)
     assert found.tolist() == [0, 1, 1, 0, 2, 2, 3, 4, 5, 4, 5]
+    # One clip of a label of its own tears nothing else.
+    found = sampling.units([(0,), (0,), (0, 1), (0,), (0,)], [1, 1, 1, 2, 2], range(5), 2)
+    assert found.tolist() == [0, 0, 1, 2, 2]

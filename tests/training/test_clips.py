@@ -57,6 +57,10 @@ def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
     contents = np.sort(sources.train.contents())
     drawn = clips.Drawn(contents[5:], contents[:5])
     clips.check_draw(known, drawn)  # nothing is recorded
+    write(tmp_path, [*NAMES[:-2], "x.wav"])
+    with pytest.raises(UserError, match="which does not say which of them were drawn"):
+        clips.check_draw(opened(config, workdir, META)[1], drawn)
+    write(tmp_path, NAMES)
     clips.write(workdir, known, sources.train, drawn)
     assert [part.tolist() for part in clips.read(workdir).drawn] == [p.tolist() for p in drawn]
     known = opened(config, workdir, META)[1]
@@ -64,6 +68,16 @@ def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
     clips.check_draw(known, None)
     with pytest.raises(UserError, match="5 clips would be trained on"):
         clips.check_draw(known, clips.Drawn(contents, contents[:5]))
+    # One that goes and comes back.
+    assert NAMES[-1] in ids(sources.train)
+    write(tmp_path, NAMES[:-1])
+    sources, known = opened(config, workdir, META)
+    there = sources.train.contents()
+    fewer = clips.Drawn(*(np.intersect1d(part, there) for part in drawn))
+    clips.check_draw(known, fewer)
+    clips.write(workdir, known, sources.train, fewer)
+    write(tmp_path, NAMES)
+    clips.check_draw(opened(config, workdir, META)[1], drawn)
 
 
 def test_the_record_comes_back_as_it_was(tmp_path):

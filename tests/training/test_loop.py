@@ -25,6 +25,7 @@ from conformer_jax.evaluation import predictions
 from conformer_jax.steps import metrics
 from conformer_jax.training import (
     checkpoint,
+    clips,
     frozen,
     loop,
     opening,
@@ -534,6 +535,12 @@ def test_a_run_ends_with_what_was_best_on_validation(validating, tmp_path):
     never = dataclasses.replace(program_of(), train_step=None, eval_step=None)
     again = loop.train_and_evaluate(config, tmp_path, never)  # finished: nothing is done again
     assert again.held_out["loss"] == result.held_out["loss"]
+    record = clips.read(tmp_path)
+    swapped = clips.Drawn(record.drawn.validated, record.drawn.trained)
+    clips._write(tmp_path / clips.FILE, record._replace(drawn=swapped))
+    with pytest.raises(UserError, match=r"so that config\.data\.validation_share, .* draw others"):
+        loop.train_and_evaluate(config, tmp_path, never)
+    clips._write(tmp_path / clips.FILE, record)
     config.train.eval_every = 3
     with pytest.raises(UserError, match=r"train\.eval_every: 2 -> 3"):
         loop.train_and_evaluate(config, tmp_path, never)
