@@ -118,9 +118,10 @@ def _folds_of(config):
 def _same_folds(workdir, folds, manifest):
     """Raises UserError where a fold was begun with clips on other sides than they are of now."""
     from conformer_jax.data.content import of_rows
-    from conformer_jax.training import clips
+    from conformer_jax.training import checkpoint, clips
 
-    begun = {fold: clips.read(workdir / folder_name(fold)) for fold in folds}
+    begun = {fold: workdir / folder_name(fold) for fold in folds}
+    begun = {f: clips.read(path) for f, path in begun.items() if checkpoint.read_meta(path)}
     if not any(begun.values()):
         return
     rows = [row for row in of_rows(read_manifest(manifest), manifest) if row.fold]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conformer_jax.data.audio import DataError
-from conformer_jax.data.content import of_name, of_rows
+from conformer_jax.data.content import of_groups, of_name, of_rows
 from conformer_jax.data.holdout import fold_names
 from conformer_jax.data.manifest import check_exists, read_manifest
 from conformer_jax.data.source import ManifestSource
@@ -14,7 +14,7 @@ from conformer_jax.data.source import ManifestSource
 
 class Labelled(NamedTuple):
     """source: clips with one label each; groups: [n], clips of one group do not tell each other:
-    they are of one fold, or, where there are no folds, of one file."""
+    they are of one fold, or, where there are no folds, of one file or one `group`."""
 
     source: ManifestSource
     groups: np.ndarray
@@ -46,7 +46,7 @@ def open_labelled(manifest, folds, sample_rate, most) -> Labelled:
     kept = of_rows(kept, manifest)
     own = [row.fold for row in kept]
     if len(set(own)) < 2:
-        own = [row.whole for row in kept]
+        own = of_groups(kept, [row.whole for row in kept])
     groups = np.unique(own, return_inverse=True)[1]
     if len(names) < 2 or groups.max() == 0:
         what = "labels among clips with one each" if len(names) < 2 else "files"

@@ -47,6 +47,13 @@ def test_without_folds_clips_of_a_file_lie_together(tmp_path):
     assert len(set(zip(file, found.groups, strict=True))) == len(set(found.groups.tolist())) == 2
 
 
+def test_without_folds_clips_of_a_group_lie_together(tmp_path):
+    rows = [(f"{i}.wav", "ab"[i % 2], f"g{i % 3}") for i in range(9)]
+    found = opened(write(tmp_path, rows, ("path", "label", "group")))
+    group = [int(name.removesuffix(".wav")) % 3 for name in found.source.ids()]
+    assert len(set(zip(group, found.groups, strict=True))) == len(set(found.groups.tolist())) == 3
+
+
 def test_of_many_some_are_taken_whatever_their_order(tmp_path):
     manifest = write(tmp_path, [(f"{i}.wav", "abc"[i // 20], "") for i in range(60)])
     found = opened(manifest, most=20)  # the first would be of one label

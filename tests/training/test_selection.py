@@ -74,7 +74,7 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     assert sum(i < 10 for i in ids) == 2
     assert len({i // 10 for i in ids if i >= 10}) == 1
     assert "WARNING parts of 1 recordings are trained on and validated with" in caplog.text
-    assert "kept for validation" not in caplog.text
+    assert "so that recordings stay whole" not in caplog.text
     # Every label in each of two recordings.
     carve(config_of(share=0.1), Parts([(i % 3,) for i in range(20)]))
     assert "WARNING 10 of 20 clips are kept for validation, so that" in caplog.text
