@@ -165,6 +165,8 @@ def _split_by_share(rows, manifest, share):
         if len(moved) == len(rows):  # copies of one clip
             moved = {min(range(len(rows)), key=lambda i: rows[i].name)}
         below = [(i in moved) != down for i, down in enumerate(below)]
+    if count and not alone and sum(below) > 2 * max(share * len(rows), 1):
+        _say_much(str(manifest), sum(below), len(rows))
     return Split(
         [row for row, down in zip(rows, below, strict=True) if not down],
         [row for row, down in zip(rows, below, strict=True) if down],
@@ -181,6 +183,17 @@ def _say_groups(manifest, count, alone):
         )
     else:
         logging.info("%s: the clips of each of %d groups lie on one side", manifest, count)
+
+
+@functools.cache
+def _say_much(manifest, held_out, count):
+    logging.warning(
+        "WARNING %d of the %d clips of %s are held out, so that groups stay whole: name folds "
+        "(--config.data.eval_folds), or rename the column `group` if it is not meant so",
+        held_out,
+        count,
+        manifest,
+    )
 
 
 @functools.cache

@@ -134,6 +134,10 @@ def test_rows_of_one_group_lie_on_one_side(tmp_path, caplog):
         row.name for row in without
     ]
     assert "are of one group" in caplog.text
+    assert "so that groups stay whole" not in caplog.text
+    halves = [row._replace(group="ab"[i % 2]) for i, row in enumerate(rows)]
+    assert len(split_rows(halves, "m.csv", (), (), 0.1).held_out) == 30
+    assert "WARNING 30 of the 60 clips of m.csv are held out, so that groups" in caplog.text
     # Whichever rows are listed, and however a manifest grows while a run goes on.
     some = split_rows(rows[::3], "m.csv", (), (), 0.3).held_out
     assert {row.group for row in some} - {""} == {row.group for row in held_out[::1]} - {""}
