@@ -134,10 +134,10 @@ def esc50_long(config):
     mixed (EnvNet-v2, Tokozume et al. 2018); and crops that sound as the views which the encoder
     knows.
 
-    The head starts from the probe, moves at a tenth of the rate, and is fitted anew at the end: that
-    is worth 3 to 5 points (docs/results.md). Left out are dropout and SpecAugment, which change the
-    statistics that it reads, and layer decay, with which more steps were worth nothing. With a
-    share of the labels take that share of the steps. From scratch other values are better:
+    The head starts from the probe, moves at a tenth of the rate, and is fitted anew at the end,
+    which is worth 3 to 5 points (docs/results.md). Left out are dropout and SpecAugment, which
+    change the statistics that it reads, and layer decay, with which more steps were worth nothing.
+    With a share of the labels take that share of the steps. From scratch other values are better:
     --config.init_from='' --config.classifier.init=random --config.classifier.refit=False
     --config.augment.views=0 --config.optimizer.head_multiplier=1
     --config.optimizer.learning_rate=2e-3 --config.train.num_steps=4000.
