@@ -9,6 +9,8 @@ names hold the Flax module and `jax.named_scope`. Rules, so that the parts add u
   fuses, in proportion to the number of elements that each named instruction computes (reads, for a
   reduction): an estimate.
 - The backward pass counts in the same parts as the forward one; its share is told as well.
+- A GPU's kernel that is of no instruction is a library's: a matrix product where its name says so.
+  Kernels that several instructions share count where the one is that they are named after.
 - What has no name even so is 'unattributed'; what has one that fits no part is 'other'; the time in
   which nothing ran is 'no operation running'.
 """
@@ -40,6 +42,7 @@ _PARTS = (
 )
 _UNKNOWN = {(UNATTRIBUTED, False): 1.0}
 _PRODUCTS = ("dot", "convolution")
+_LIBRARY_PRODUCT = re.compile(r"gemm|cutlass|nvjet")  # of cuBLAS
 _CONTAINERS = ("while", "call", "conditional")
 # Instructions of a fusion that compute nothing.
 _FREE = {"parameter", "constant", "bitcast", "broadcast", "reshape", "iota"}
@@ -86,12 +89,13 @@ class Attribution:
         """{(part, of the backward pass): share} of an instruction; the shares add up to 1."""
         if name not in self._known:
             self._known[name] = _UNKNOWN  # where operands go in circles
-            self._known[name] = self._shares(self.instructions.get(name))
+            self._known[name] = self._shares(name, self.instructions.get(name))
         return self._known[name]
 
-    def _shares(self, instruction):
+    def _shares(self, name, instruction):
         if instruction is None:
-            return _UNKNOWN
+            product = _LIBRARY_PRODUCT.search(name)
+            return {("matrix products", False): 1.0} if product else _UNKNOWN
         body = instruction.body
         for inner in body.values():
             if inner.opcode in _PRODUCTS and inner.op_name:
@@ -110,6 +114,8 @@ class Attribution:
 
     def rank(self, name: str) -> int:
         """0 where an operation counts always, 1 while nothing of rank 0 runs, 2 likewise."""
+        if name not in self.instructions:  # a library's kernel
+            return 0
         opcode = self.instructions[name].opcode
         if opcode in _CONTAINERS:
             return 2
@@ -178,7 +184,7 @@ def _summary(times, total, attribution, steps):
             {
                 "name": op,
                 "seconds": times[op] / steps / 1e9,
-                "op_name": _told_name(attribution.instructions[op]),
+                "op_name": _told_name(attribution.instructions.get(op)),
             }
             for op in longest
         ],
@@ -186,6 +192,8 @@ def _summary(times, total, attribution, steps):
 
 
 def _told_name(instruction):
+    if instruction is None:
+        return ""
     names = [instruction.op_name, *(inner.op_name for inner in instruction.body.values())]
     return next((name for name in names if name), "")
 

@@ -109,22 +109,34 @@ def read_events(file, known) -> list[Event]:
 
     Args:
       file: .xplane.pb.
-      known: names of the program's instructions; others are the runtime's own affairs.
+      known: names of the program's instructions; others are the runtime's own affairs, but for a
+        GPU's kernels, which keep their own names.
     """
     planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    kernels = {re.sub(r"\W", "_", name): name for name in known}
     for plane in sorted(planes, key=lambda plane: plane.name):  # /device:... before /host:...
+        gpu = plane.name.startswith("/device:GPU")
         events = [
             event
             for i, line in enumerate(plane.lines)
-            for event in _line_events(f"{i} {line.name}", line, known)
+            for event in _line_events(
+                f"{i} {line.name}",
+                line,
+                known,
+                kernels if gpu and line.name.startswith("Stream") else None,
+            )
         ]
         if any(event.op for event in events):
             return events
     return []
 
 
-def _line_events(name, line, known):
-    """Events of one line. CPU: the thread pool marks a task's begin and end by two events."""
+def _line_events(name, line, known, kernels):
+    """Events of one line. CPU: the thread pool marks a task's begin and end by two events.
+
+    kernels: of a GPU's stream, instructions by the names of their kernels. A CUDA graph is one
+    operation to the profiler, and only the names of its kernels say what runs.
+    """
     result, task = [], None
     for event in sorted(line.events, key=lambda event: event.start_ns):
         start, end = event.start_ns, event.start_ns + event.duration_ns
@@ -142,7 +154,9 @@ def _line_events(name, line, known):
             op = re.match(r"%?([\w.\-]*)", event.name)[1]  # TPUs give the whole instruction
             stats = dict(event.stats)
             op = stats.get("hlo_op", op)
-            if op in known and not event.name.startswith("end: "):
+            if op not in known and kernels is not None:
+                result.append(Event(name, start, end, kernels.get(event.name, event.name)))
+            elif op in known and not event.name.startswith("end: "):
                 here = not stats.get("device_ordinal")  # of several CPU devices, the first
                 result.append(Event(name, start, end, op if here else ""))
     return result

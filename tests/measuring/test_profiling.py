@@ -216,6 +216,45 @@ def test_events_of_the_first_device_are_read(tmp_path):
     assert result["parts"]["collectives"]["seconds"] == pytest.approx(3e-6)
 
 
+# What a CUDA graph leaves: all kernels have its name as their operation (seen on an H200).
+GRAPH = """
+planes { name: "/device:GPU:0"
+  event_metadata { key: 1 value { id: 1 name: "fusion_2" } }
+  event_metadata { key: 2 value { id: 2 name: "sm90_xmma_gemm_f32f32_tf32f32" } }
+  event_metadata { key: 3 value { id: 3 name: "fusion_1" } }
+  event_metadata { key: 4 value { id: 4 name: "MemcpyD2D" } }
+  stat_metadata { key: 5 value { id: 5 name: "hlo_op" } }
+  lines { id: 1 name: "Stream #14(Compute,MemcpyD2D)" timestamp_ns: 100
+    events { metadata_id: 1 offset_ps: 0 duration_ps: 2000000
+             stats { metadata_id: 5 str_value: "command_buffer_1" } }
+    events { metadata_id: 2 offset_ps: 2000000 duration_ps: 3000000
+             stats { metadata_id: 5 str_value: "command_buffer_1" } }
+    events { metadata_id: 3 offset_ps: 6000000 duration_ps: 4000000
+             stats { metadata_id: 5 str_value: "command_buffer_1" } }
+    events { metadata_id: 4 offset_ps: 10000000 duration_ps: 1000000 } }
+  lines { id: 2 name: "XLA Modules" timestamp_ns: 100
+    events { metadata_id: 4 offset_ps: 0 duration_ps: 11000000 } } }
+"""
+
+
+def test_kernels_of_a_cuda_graph_are_told_by_their_own_names(tmp_path):
+    file = tmp_path / "x.xplane.pb"
+    file.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(GRAPH))
+    result = profiling.breakdown(file, PROGRAM, steps=1)
+    assert result["total_s"] == pytest.approx(11e-6)
+    seconds = {part: of["seconds"] for part, of in result["parts"].items()}
+    products = seconds.pop("matrix products")  # fusion.2, and the library's kernel
+    assert products == pytest.approx(5e-6)
+    assert result["parts"]["matrix products"]["backward_s"] == pytest.approx(2e-6)
+    assert seconds.pop("no operation running") == pytest.approx(1e-6)
+    assert seconds.pop("unattributed") == pytest.approx(1e-6)
+    assert sum(seconds.values()) == pytest.approx(4e-6)  # what fusion.1 is made of
+    assert [op["name"] for op in result["operations"]][:2] == [
+        "fusion.1",
+        "sm90_xmma_gemm_f32f32_tf32f32",
+    ]
+
+
 def test_estimated_cycles_are_sorted_as_times_are():
     text = PROGRAM.replace("calls=%mixed", 'calls=%mixed, backend_config={"estimated_cycles":"30"}')
     text = text.replace(
