@@ -22,8 +22,9 @@ from conformer_jax.measuring import measure
 from conformer_jax.models import flops
 from conformer_jax.training import opening, program
 
-# What a step gets of a chip's peak, of which hosts are counted: assumed, not measured.
-CHIPS = {"NVIDIA H100": 0.4, "TPU v5e": 0.3}
+# What a step gets of a chip's peak, of which hosts are counted. H200: `small` had 3.3 %, `tiny` 0.5
+# to 1.2 (docs/performance.md); TPU: assumed, not measured.
+CHIPS = {"NVIDIA H200": 0.03, "TPU v5e": 0.3}
 _FAR = 1_000_000  # a step in the middle of a long run
 _AT_ONCE = 64  # clips that a thread takes
 
