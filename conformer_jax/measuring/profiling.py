@@ -9,8 +9,9 @@ names hold the Flax module and `jax.named_scope`. Rules, so that the parts add u
   fuses, in proportion to the number of elements that each named instruction computes (reads, for a
   reduction): an estimate.
 - The backward pass counts in the same parts as the forward one; its share is told as well.
-- A GPU's kernel that is of no instruction is a library's: a matrix product where its name says so.
-  Kernels that several instructions share count where the one is that they are named after.
+- A GPU's kernel that is of no instruction is a library's: a matrix product (of which it cannot be
+  said whether it is of the backward pass) or a collective where its name says so. Kernels that
+  several instructions share count where the one is that they are named after.
 - What has no name even so is 'unattributed'; what has one that fits no part is 'other'; the time in
   which nothing ran is 'no operation running'.
 """
@@ -42,7 +43,11 @@ _PARTS = (
 )
 _UNKNOWN = {(UNATTRIBUTED, False): 1.0}
 _PRODUCTS = ("dot", "convolution")
-_LIBRARY_PRODUCT = re.compile(r"gemm|cutlass|nvjet")  # of cuBLAS
+# Parts of library kernels by their names: of cuBLAS and of NCCL.
+_LIBRARIES = (
+    ("matrix products", re.compile(r"gemm|gemv|splitK|cublas|cutlass|nvjet")),
+    ("collectives", re.compile(r"nccl")),
+)
 _CONTAINERS = ("while", "call", "conditional")
 # Instructions of a fusion that compute nothing.
 _FREE = {"parameter", "constant", "bitcast", "broadcast", "reshape", "iota"}
@@ -94,8 +99,8 @@ class Attribution:
 
     def _shares(self, name, instruction):
         if instruction is None:
-            product = _LIBRARY_PRODUCT.search(name)
-            return {("matrix products", False): 1.0} if product else _UNKNOWN
+            parts = [part for part, kernels in _LIBRARIES if kernels.search(name)]
+            return {(parts[0], False): 1.0} if parts else _UNKNOWN
         body = instruction.body
         for inner in body.values():
             if inner.opcode in _PRODUCTS and inner.op_name:
@@ -115,7 +120,7 @@ class Attribution:
     def rank(self, name: str) -> int:
         """0 where an operation counts always, 1 while nothing of rank 0 runs, 2 likewise."""
         if name not in self.instructions:  # a library's kernel
-            return 0
+            return int(("collectives", False) in self.shares(name))
         opcode = self.instructions[name].opcode
         if opcode in _CONTAINERS:
             return 2

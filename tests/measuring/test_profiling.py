@@ -255,6 +255,19 @@ def test_kernels_of_a_cuda_graph_are_told_by_their_own_names(tmp_path):
     ]
 
 
+def test_a_collective_of_a_cuda_graph_counts_while_nothing_else_runs(tmp_path):
+    file = tmp_path / "x.xplane.pb"
+    other = GRAPH.replace("Stream #14(Compute,MemcpyD2D)", "Stream #14")
+    other = other.replace("XLA Modules", "Stream #15").replace(
+        "MemcpyD2D", "ncclDevKernel_AllReduce"
+    )
+    file.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(other))
+    parts = profiling.breakdown(file, PROGRAM, steps=1)["parts"]
+    # Beside 9 us of other kernels: the gap, and the last microsecond.
+    assert parts["collectives"]["seconds"] == pytest.approx(2e-6)
+    assert parts["matrix products"]["seconds"] == pytest.approx(5e-6)
+
+
 def test_estimated_cycles_are_sorted_as_times_are():
     text = PROGRAM.replace("calls=%mixed", 'calls=%mixed, backend_config={"estimated_cycles":"30"}')
     text = text.replace(
