@@ -144,8 +144,8 @@ def _fit(config, known, train):
         return probe.fit(known, config.probe, neighbours=neighbours, multi_label=multi_label)
     rows = known["valid"] > 0
     labels = [tuple(np.flatnonzero(part).tolist()) for part in known["labels"][rows]]
-    same = train.groups()[rows], train.contents()[rows]
-    units = sampling.units(labels, *same, known["labels"].shape[1])
+    levels = [level[rows] for level in (train.groups(), train.wholes(), train.contents())]
+    units = sampling.units(labels, levels, known["labels"].shape[1])
     found = mlp.fit(
         known["embedding"][rows],
         known["labels"][rows],
