@@ -27,7 +27,8 @@ class Carved(NamedTuple):
 
 def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carved:
     """Splits data.validation_share off the training clips: of each class so many clips, or so many
-    recordings, where clips are parts of some.
+    recordings, where clips are parts of some. Of a mixture the first corpus is split, and what the
+    others have of these clips or recordings is not trained on.
 
     Args:
       data: config.data.
@@ -62,8 +63,20 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
             len(chosen),
         )
     logging.info("%d of the training clips are kept for validation", len(chosen))
-    kept = np.setdiff1d(np.arange(len(source)), chosen)
+    copies = _copies(source, chosen)
+    if len(copies):
+        logging.info(
+            "%d clips of the other corpora are copies or parts of these and left out", len(copies)
+        )
+    kept = np.setdiff1d(np.arange(len(source)), np.concatenate([chosen, copies]))
     return Carved(Subset(source, kept), Subset(source, chosen))
+
+
+def _copies(source, chosen):
+    """Which clips of added corpora are copies of the chosen ones, or parts of their recordings."""
+    # As `sources.open_split` looks for what is held out.
+    known = np.stack([source.contents(), source.wholes()])
+    return np.flatnonzero((source.corpora() > 0) & np.isin(known, known[:, chosen]).any(0))
 
 
 class Drawn(NamedTuple):

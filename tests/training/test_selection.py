@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import finetune, pretrain
-from conformer_jax.data import content, manifest
+from conformer_jax.data import content, manifest, mixture
 from conformer_jax.data.sources import ManifestSource, Source
 from conformer_jax.errors import UserError
 from conformer_jax.training import selection
@@ -113,6 +113,22 @@ def test_where_a_label_has_one_group_its_recordings_stay_whole(caplog):
     said = "WARNING clips of 2 groups are trained on and validated with, since there is no second"
     assert said in caplog.text
     assert "recordings are trained" not in caplog.text
+
+
+def test_what_validates_is_trained_on_in_no_corpus_of_a_mixture(caplog):
+    caplog.set_level("INFO")
+    first, added = (of_groups(files, group=lambda file: "") for files in (20, 30))
+    # Of the added one a clip in two, half of its files cut elsewhere.
+    rows = [added._rows[i] for i in range(0, len(added), 2)]
+    rows = [r._replace(content=r.content + i % 2) for i, r in enumerate(rows)]
+    source = mixture.Joined([first, ManifestSource(rows, 16000, ("a", "b"))], ["", "added/"])
+    train, validation = carve(config_of(share=0.2), source)
+    file = lambda name: name.removeprefix("added/").split(".")[0]
+    judging = {file(name) for name in validation.ids()}
+    assert (len(judging), len(validation)) == (4, 16)
+    assert not judging & {file(name) for name in train.ids()}
+    assert len(train) == 80 - 16 + 60 - 8
+    assert "8 clips of the other corpora are copies or parts of these and left out" in caplog.text
 
 
 def test_a_run_that_goes_on_draws_the_same_clips():
