@@ -241,6 +241,16 @@ def stratified(labels, num_classes, share, seed) -> np.ndarray:
     return np.array(sorted(chosen), np.int64)
 
 
+def stratified_units(labels, levels, num_classes, share, seed) -> np.ndarray:
+    """`stratified` of `units`: of each class that `share` of those that have it; ascending."""
+    unit = units(labels, levels, num_classes)
+    of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
+    for number, of_clip in zip(unit.tolist(), labels, strict=True):
+        of_unit[number].update(of_clip)
+    kept = stratified([tuple(sorted(found)) for found in of_unit], num_classes, share, seed)
+    return np.flatnonzero(np.isin(unit, kept))
+
+
 def units(labels, levels, num_classes) -> np.ndarray:
     """What a split of clips is not to tear apart: groups; but clips with a label that one group
     alone has would be lost on one side, so their recordings take its place, and their contents

@@ -145,14 +145,14 @@ def _fit(config, known, train):
     rows = known["valid"] > 0
     labels = [tuple(np.flatnonzero(part).tolist()) for part in known["labels"][rows]]
     levels = [level[rows] for level in (train.groups(), train.wholes(), train.contents())]
-    units = sampling.units(labels, levels, known["labels"].shape[1])
+    num_classes, share = known["labels"].shape[1], mlp.VALIDATION_SHARE
     found = mlp.fit(
         known["embedding"][rows],
         known["labels"][rows],
         config.probe,
         multi_label=multi_label,
         seed=config.seed,
-        units=units,
+        judges=sampling.stratified_units(labels, levels, num_classes, share, config.seed),
     )
     logging.info("chosen on a fifth of the training clips: %s", found.found)
     return found

@@ -129,12 +129,8 @@ def _chosen(source, own, share, seed):
     labels = [source.labels(i) for i in own.tolist()]
     num_classes = len(source.label_names)
     groups, recordings = source.groups()[own], source.wholes()[own]
-    unit = sampling.units(labels, (groups, recordings, source.contents()[own]), num_classes)
-    of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
-    for number, of_clip in zip(unit.tolist(), labels, strict=True):
-        of_unit[number].update(of_clip)
-    kept = sampling.stratified([tuple(sorted(u)) for u in of_unit], num_classes, share, seed)
-    chosen = np.flatnonzero(np.isin(unit, kept))
+    levels = groups, recordings, source.contents()[own]
+    chosen = sampling.stratified_units(labels, levels, num_classes, share, seed)
     _say_torn(groups, recordings, chosen)
     if len(chosen) > 2 * max(share * len(own), num_classes):
         logging.warning(
