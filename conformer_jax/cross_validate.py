@@ -13,12 +13,15 @@ import math
 import os
 import pathlib
 
+import numpy as np
 from absl import app, flags
 
 from conformer_jax.command import command, overrides
 from conformer_jax.data import labels, prepared
+from conformer_jax.data.content import of_rows
 from conformer_jax.data.folds import folder_name
 from conformer_jax.data.manifest import read_manifest
+from conformer_jax.data.packed import each
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import verdict
 
@@ -56,8 +59,8 @@ def cross_validate(config, workdir) -> dict:
         )
     folds, only_negatives = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
-    if config.task == "finetune" and config.data.manifest:  # probes are asked anew
-        distributed.on_first(functools.partial(_same_folds, workdir, folds, where))
+    if config.task == "finetune":  # probes are asked anew
+        distributed.on_first(functools.partial(_same_folds, workdir, folds, config.data))
     counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
@@ -115,27 +118,52 @@ def _folds_of(config):
     return folds, others
 
 
-def _same_folds(workdir, folds, manifest):
-    """Raises UserError where a fold was begun with clips on other sides than they are of now."""
-    from conformer_jax.data.content import of_rows
+def _same_folds(workdir, folds, data):
+    """Raises UserError where a fold was begun with clips on other sides than they are of now; warns
+    of one that does not say on which they were."""
     from conformer_jax.training import checkpoint, clips
 
-    begun = {fold: workdir / folder_name(fold) for fold in folds}
-    begun = {f: clips.read(path) for f, path in begun.items() if checkpoint.read_meta(path)}
-    if not any(begun.values()):
-        return
-    rows = [row for row in of_rows(read_manifest(manifest), manifest) if row.fold]
-    for fold, record in begun.items():
-        was = clips.sides_of(record.listing) if record else {}
+    begun = {}
+    for fold in folds:
+        path = workdir / folder_name(fold)
+        if not checkpoint.read_meta(path):
+            continue
+        if record := clips.read(path):
+            begun[fold] = clips.sides_of(record.listing)
+        else:
+            logging.warning(
+                "WARNING %s is missing or damaged, so whether clips have changed folds since is "
+                "not known: if they may have, delete %s, and that fold is done again",
+                path / clips.FILE,
+                path,
+            )
+    dealt = _dealt(data) if begun else []
+    for fold, was in begun.items():
         changed = [
-            row.name for row in rows if was.get(row.content, row.fold == fold) != (row.fold == fold)
+            name for content, name, now in dealt if was.get(content, fold in now) != (fold in now)
         ]
         if changed:
             raise UserError(
-                f"{len(changed)} clips, such as {changed[0]}, have other folds in {manifest} than "
-                f"when {workdir / folder_name(fold)} was begun, so that the folds would not add "
-                f"up: begin in another --workdir, or put the folds back"
+                f"{len(changed)} clips, such as {changed[0]}, have other folds in "
+                f"{data.manifest or data.prepared} than when {workdir / folder_name(fold)} was "
+                f"begun, so that the folds would not add up: begin in another --workdir, or put "
+                f"the folds back"
             )
+
+
+def _dealt(data):
+    """(content, name, what eval_folds may call it by) of every clip that has a fold."""
+    if data.manifest:
+        rows = of_rows(read_manifest(data.manifest), data.manifest)
+        return [(row.content, row.name, (row.fold,)) for row in rows if row.fold]
+    found = []
+    for split, index in prepared.open_folder(data.prepared).index.items():
+        of_clip, contents = index.folds[index.fold].tolist(), index.content.tolist()
+        names = each(index.ids, index.id_starts, np.arange(len(of_clip)))
+        for content, name, fold in zip(contents, names, of_clip, strict=True):
+            if fold:
+                found.append((content, name.decode(), (fold, split)))
+    return found
 
 
 def _with_control(found):

@@ -167,7 +167,7 @@ h.crops = Within(0, least=0, most=100)
 _FIELDS.monitor = v = ml_collections.ConfigDict()
 v.manifest = ""  # its clips with one label, the middle data.clip_s of each; '' for none
 # Values of its column `fold`, those alone: of a benchmark none that is reported. Clips of a fold do
-# not tell each other, where there are several; else those of a file do not.
+# not tell each other, where there are several; else those of a file or a `group` do not.
 v.folds = ()
 v.most_clips = Within(2000, least=2)  # of more so many: they are embedded at every evaluation
 v.neighbors = Within(20, least=1)

@@ -12,11 +12,12 @@ import soundfile
 from scipy import stats
 
 from configs import finetune as finetune_config
-from conformer_jax import cross_validate
+from conformer_jax import cross_validate, prepare
 from conformer_jax.command import run
+from conformer_jax.data.sources import source_spec
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import predictions
-from conformer_jax.training import frozen, loop
+from conformer_jax.training import checkpoint, clips, frozen, loop
 
 
 def manifest(folder, folds=("a", "b", "c")):
@@ -111,6 +112,36 @@ def test_folds_dealt_anew_are_not_mixed_with_those_that_are_done(validated):
             cross_validate.cross_validate(config, workdir)
     finally:
         path.write_text(before)
+
+
+def test_folds_dealt_anew_of_a_prepared_corpus_too(tmp_path, monkeypatch, capsys):
+    path = pathlib.Path(manifest(tmp_path))
+    output = tmp_path / "out"
+    flags = ["any", f"--source=manifest:{path}", f"--output={output}", "--engine=processes"]
+    assert prepare.main([*flags, "--workers=1"]) == 0
+    config = smoke("")
+    config.data.prepared = str(output)
+    # As if fold a had been begun.
+    one, begun = config.copy_and_resolve_references(), tmp_path / "cv" / "fold_a"
+    one.data.update(train_folds=("b", "c"), eval_folds=("a",))
+    begun.mkdir(parents=True)
+    split, known = clips.open_all(source_spec(one), None, begun, None, "")
+    clips.write(begun, known, split.train)
+    meta = lambda folder: {"step": 1} if folder.name == "fold_a" else None
+    monkeypatch.setattr(checkpoint, "read_meta", meta)
+    row = ("from scratch", {"accuracy": 0.5})
+    monkeypatch.setattr(run, "with_control", lambda *args: ([row], None))
+    cross_validate.cross_validate(config, tmp_path / "cv")
+    shutil.rmtree(output)
+    path.write_text(path.read_text().replace("a0.wav,hiss,a", "a0.wav,hiss,b"))
+    assert prepare.main([*flags, "--workers=1"]) == 0
+    with pytest.raises(UserError, match=r"1 clips, such as a0.wav, have other folds in .*out than"):
+        cross_validate.cross_validate(config, tmp_path / "cv")
+    assert "WARNING" not in capsys.readouterr().err
+    (begun / clips.FILE).unlink()  # it does not say
+    cross_validate.cross_validate(config, tmp_path / "cv")
+    said = "fold_a/clips.npz is missing or damaged, so whether clips have changed"
+    assert said in capsys.readouterr().err  # the command above has set up logging anew
 
 
 @pytest.fixture(scope="module")

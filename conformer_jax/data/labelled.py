@@ -14,7 +14,8 @@ from conformer_jax.data.source import ManifestSource
 
 class Labelled(NamedTuple):
     """source: clips with one label each; groups: [n], clips of one group do not tell each other:
-    they are of one fold, or, where there are no folds, of one file or one `group`."""
+    they are of one fold; where there are no two folds, of one file or one `group`; and where there
+    are no two of those either, of one file."""
 
     source: ManifestSource
     groups: np.ndarray
@@ -29,7 +30,7 @@ def open_labelled(manifest, folds, sample_rate, most) -> Labelled:
       sample_rate: Hz.
       most: of more clips so many are taken, by what their names hash to.
 
-    Raises DataError: a fold that no row has, fewer than two labels or two groups.
+    Raises DataError: a fold that no row has, fewer than two labels or two files.
     """
     check_exists(manifest, "monitor.manifest")
     rows, folds = read_manifest(manifest), fold_names(folds)
@@ -44,10 +45,7 @@ def open_labelled(manifest, folds, sample_rate, most) -> Labelled:
     kept = sorted(usable, key=lambda row: of_name(row.name))[:most]
     names = tuple(sorted({row.labels[0] for row in kept}))
     kept = of_rows(kept, manifest)
-    own = [row.fold for row in kept]
-    if len(set(own)) < 2:
-        own = of_groups(kept, [row.whole for row in kept])
-    groups = np.unique(own, return_inverse=True)[1]
+    groups = _apart(kept, manifest)
     if len(names) < 2 or groups.max() == 0:
         what = "labels among clips with one each" if len(names) < 2 else "files"
         count = len(names) if len(names) < 2 else 1
@@ -60,3 +58,20 @@ def open_labelled(manifest, folds, sample_rate, most) -> Labelled:
             "%s: %d of %d clips are taken as labelled ones", manifest, len(kept), len(rows)
         )
     return Labelled(ManifestSource(kept, sample_rate, names), groups)
+
+
+def _apart(rows, manifest):
+    """int [n]: `Labelled.groups` of rows with their content."""
+    folds, wholes = [row.fold for row in rows], [row.whole for row in rows]
+    if len(set(folds)) > 1:
+        return np.unique(folds, return_inverse=True)[1]
+    own = of_groups(rows, wholes)
+    if len(set(own)) < 2 and len(set(wholes)) > 1:
+        logging.warning(
+            "WARNING all labelled clips of %s are of one group, or linked by what they share: the "
+            "column `group` is ignored",
+            manifest,
+        )
+        own = wholes
+    # Python's numbers of 64 bits would become floats, which tell fewer apart.
+    return np.unique(np.array(own, np.uint64), return_inverse=True)[1]

@@ -241,25 +241,45 @@ def stratified(labels, num_classes, share, seed) -> np.ndarray:
     return np.array(sorted(chosen), np.int64)
 
 
-def units(labels, recordings, contents, num_classes) -> np.ndarray:
-    """What a split of clips is not to tear apart: recordings, but for the clips with a label that
-    no other recording has, which would be lost on one side: they are units of their own.
+def stratified_units(labels, levels, num_classes, share, seed) -> np.ndarray:
+    """`stratified` of `units`: of each class that `share` of those that have it; ascending."""
+    unit = units(labels, levels, num_classes)
+    of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
+    for number, of_clip in zip(unit.tolist(), labels, strict=True):
+        of_unit[number].update(of_clip)
+    kept = stratified([tuple(sorted(found)) for found in of_unit], num_classes, share, seed)
+    return np.flatnonzero(np.isin(unit, kept))
+
+
+def units(labels, levels, num_classes) -> np.ndarray:
+    """What a split of clips is not to tear apart: groups; but clips with a label that one group
+    alone has would be lost on one side, so their recordings take its place, and their contents
+    where one recording alone has the label.
 
     Args:
       labels: as of `stratified`.
-      recordings, contents: [n], equal for clips of one recording, and for copies.
+      levels: for groups, recordings and contents [n] each, equal where clips share one; what is
+        equal in one is equal in those before.
 
     Returns:
       int64 [n], numbers from 0 in the order of the units' first clips.
     """
-    _, recording = np.unique(recordings, return_inverse=True)
-    _, content = np.unique(contents, return_inverse=True)
-    of_label = [set() for _ in range(num_classes + 1)]
-    for found, part in zip(recording.tolist(), labels, strict=True):
-        for c in part or (num_classes,):
-            of_label[c].add(found)
-    alone = [any(len(of_label[c]) == 1 for c in part or (num_classes,)) for part in labels]
-    unit = np.where(np.array(alone, bool), len(labels) + content, recording)
+    count, last = len(labels), len(levels) - 1
+    levels = [np.unique(level, return_inverse=True)[1] for level in levels]
+    found = [part or (num_classes,) for part in labels]
+    clip = np.repeat(np.arange(count), [len(part) for part in found])
+    label = np.array([c for part in found for c in part], np.int64)
+    of_label = np.full(num_classes + 1, last)
+    for number in reversed(range(last)):
+        pairs = np.unique(label * count + levels[number][clip])
+        several = np.bincount(pairs // max(count, 1), minlength=num_classes + 1) > 1
+        of_label[several] = number
+    own = np.zeros(count, np.int64)
+    np.maximum.at(own, clip, of_label[label])
+    for number in range(1, last + 1):  # a recording that leaves its group leaves it whole
+        leaving = np.isin(levels[number], levels[number][own == number])
+        own[leaving & (own < number)] = number
+    unit = own * count + np.choose(own, levels)
     _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[unit]
 

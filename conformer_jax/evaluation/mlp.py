@@ -3,7 +3,7 @@
 Turian et al. 2022 (arXiv 2203.03022), appendix: one or two hidden layers of 1024 units, ReLU,
 dropout 0.1, Adam, four learning rates, batches of 1024, early stopping on a validation split. Ours:
 embeddings are standardised where theirs passes a batch norm, the layers start by He's rule, and the
-validation split is a fifth of each class of the training clips.
+validation split is a fifth of each class of the training clips (training/frozen.py draws it).
 """
 
 import functools
@@ -21,7 +21,8 @@ from conformer_jax.evaluation.probe import standardisation
 from conformer_jax.steps import losses, metrics
 
 DEPTHS, RATES = (1, 2), (3.2e-3, 1e-3, 3.2e-4, 1e-4)
-_BATCH, _DROPOUT, _VALIDATION_SHARE, _CHECK_EVERY = 1024, 0.1, 0.2, 3
+VALIDATION_SHARE = 0.2
+_BATCH, _DROPOUT, _CHECK_EVERY = 1024, 0.1, 3
 
 
 class Mlp(NamedTuple):
@@ -38,15 +39,15 @@ class Mlp(NamedTuple):
         return np.asarray(_logits(self.layers, x, None))
 
 
-def fit(x, labels, settings, *, multi_label: bool, seed: int, units=None) -> Mlp:
+def fit(x, labels, settings, *, multi_label: bool, seed: int, judges) -> Mlp:
     """The network of the grid that is best on the validation split.
 
     Args:
       x: [n, E]; labels: [n, C] of 0 and 1.
       settings: config.probe; its fields hidden_width, grid_points, max_epochs and patience.
       multi_label: mAP judges, and binary cross-entropy is minimised; else accuracy.
-      seed: of the split, the first weights, the batches and the dropout.
-      units: int [n], equal where clips lie on one side of the split; None where each stands alone.
+      seed: of the first weights, the batches and the dropout.
+      judges: int [m], which clips are the validation split, not all; where none are, one is drawn.
 
     Raises:
       UserError: an embedding is not finite; there are fewer than two clips, or the validation split
@@ -60,7 +61,8 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int, units=None) -> Mlp
         )
     mean, deviation = standardisation(np.asarray(x, np.float64))
     standard = ((x - mean) / deviation).astype(np.float32)
-    held = _validation(labels, seed, units)
+    held = np.zeros(len(labels), bool)
+    held[judges if len(judges) else np.random.default_rng(seed).integers(len(labels))] = True
     known, judged = (standard[~held], labels[~held]), (standard[held], labels[held])
     best = (-np.inf, None, "")
     for number, (rate, depth) in enumerate(_grid(settings.grid_points)):
@@ -81,28 +83,6 @@ def fit(x, labels, settings, *, multi_label: bool, seed: int, units=None) -> Mlp
 def _grid(points):
     """(learning rate, depth), spread over the rates first."""
     return [(rate, depth) for depth, rate in itertools.product(DEPTHS, RATES)][:points]
-
-
-def _validation(labels, seed, units=None):
-    """bool [n]: a fifth of the clips of each class (its first label), at least one where it has
-    two; clips without a label count as one class. A unit counts as its first
-    clip."""
-    if units is not None:
-        _, first, unit = np.unique(units, return_index=True, return_inverse=True)
-        held = np.zeros(len(labels), bool)
-        order = np.sort(first)
-        held[order] = _validation(labels[order], seed)
-        return held[first][unit]
-    rng = np.random.default_rng(seed)
-    first = np.where(labels.any(1), labels.argmax(1), -1)
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(first):
-        rows = rng.permutation(np.flatnonzero(first == label))
-        count = max(round(_VALIDATION_SHARE * len(rows)), 1) if len(rows) > 1 else 0
-        held[rows[:count]] = True
-    if not held.any():  # a clip a class
-        held[rng.integers(len(held))] = True
-    return held
 
 
 def _train(known, judged, settings, rate, depth, key, multi_label):

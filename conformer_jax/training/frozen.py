@@ -144,15 +144,15 @@ def _fit(config, known, train):
         return probe.fit(known, config.probe, neighbours=neighbours, multi_label=multi_label)
     rows = known["valid"] > 0
     labels = [tuple(np.flatnonzero(part).tolist()) for part in known["labels"][rows]]
-    same = train.groups()[rows], train.contents()[rows]
-    units = sampling.units(labels, *same, known["labels"].shape[1])
+    levels = [level[rows] for level in (train.groups(), train.wholes(), train.contents())]
+    num_classes, share = known["labels"].shape[1], mlp.VALIDATION_SHARE
     found = mlp.fit(
         known["embedding"][rows],
         known["labels"][rows],
         config.probe,
         multi_label=multi_label,
         seed=config.seed,
-        units=units,
+        judges=sampling.stratified_units(labels, levels, num_classes, share, config.seed),
     )
     logging.info("chosen on a fifth of the training clips: %s", found.found)
     return found

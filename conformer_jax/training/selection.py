@@ -27,7 +27,8 @@ class Carved(NamedTuple):
 
 def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carved:
     """Splits data.validation_share off the training clips: of each class so many clips, or so many
-    recordings, where clips are parts of some.
+    recordings, where clips are parts of some. Of a mixture the first corpus is split, and what the
+    others have of these clips or recordings is not trained on.
 
     Args:
       data: config.data.
@@ -62,8 +63,20 @@ def carve(data, source: Source, *, task: str, patience: int, seed: int) -> Carve
             len(chosen),
         )
     logging.info("%d of the training clips are kept for validation", len(chosen))
-    kept = np.setdiff1d(np.arange(len(source)), chosen)
+    copies = _copies(source, chosen)
+    if len(copies):
+        logging.info(
+            "%d clips of the other corpora are copies or parts of these and left out", len(copies)
+        )
+    kept = np.setdiff1d(np.arange(len(source)), np.concatenate([chosen, copies]))
     return Carved(Subset(source, kept), Subset(source, chosen))
+
+
+def _copies(source, chosen):
+    """Which clips of added corpora are copies of the chosen ones, or parts of their recordings."""
+    # As `sources.open_split` looks for what is held out.
+    known = np.stack([source.contents(), source.wholes()])
+    return np.flatnonzero((source.corpora() > 0) & np.isin(known, known[:, chosen]).any(0))
 
 
 class Drawn(NamedTuple):
@@ -115,27 +128,37 @@ def _chosen(source, own, share, seed):
     do copies and the clips of a group, where a label is not lost by it (`sampling.units`)."""
     labels = [source.labels(i) for i in own.tolist()]
     num_classes = len(source.label_names)
-    recordings = source.groups()[own]
-    unit = sampling.units(labels, recordings, source.contents()[own], num_classes)
-    of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
-    for number, of_clip in zip(unit.tolist(), labels, strict=True):
-        of_unit[number].update(of_clip)
-    kept = sampling.stratified([tuple(sorted(u)) for u in of_unit], num_classes, share, seed)
-    chosen = np.flatnonzero(np.isin(unit, kept))
-    if torn := len(np.intersect1d(recordings[chosen], np.delete(recordings, chosen))):
-        logging.warning(
-            "WARNING parts of %d recordings are trained on and validated with, since there is no "
-            "second one of their label: they are easier than another recording",
-            torn,
-        )
+    groups, recordings = source.groups()[own], source.wholes()[own]
+    levels = groups, recordings, source.contents()[own]
+    chosen = sampling.stratified_units(labels, levels, num_classes, share, seed)
+    _say_torn(groups, recordings, chosen)
     if len(chosen) > 2 * max(share * len(own), num_classes):
         logging.warning(
-            "WARNING %d of %d clips are kept for validation, so that recordings stay whole: more "
-            "recordings, or shorter ones, would leave more to train on",
+            "WARNING %d of %d clips are kept for validation, so that recordings and groups stay "
+            "whole: more of them, or smaller ones, would leave more to train on",
             len(chosen),
             len(own),
         )
     return chosen
+
+
+def _say_torn(groups, recordings, chosen):
+    torn, torn_groups = (
+        np.intersect1d(numbers[chosen], np.delete(numbers, chosen))
+        for numbers in (recordings, groups)
+    )
+    # What is in no group has the number of its recording.
+    torn_groups = np.setdiff1d(torn_groups, recordings)
+    for count, what in (
+        (len(torn), "parts of %d recordings"),
+        (len(torn_groups), "clips of %d groups"),
+    ):
+        if count:
+            logging.warning(
+                f"WARNING {what} are trained on and validated with, since there is no second one "
+                f"of their label: they are easier than another would be",
+                count,
+            )
 
 
 class Standing(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from conformer_jax.data import labelled
 from conformer_jax.data.audio import DataError
 from conformer_jax.data.labelled import open_labelled
 
@@ -52,6 +53,24 @@ def test_without_folds_clips_of_a_group_lie_together(tmp_path):
     found = opened(write(tmp_path, rows, ("path", "label", "group")))
     group = [int(name.removesuffix(".wav")) % 3 for name in found.source.ids()]
     assert len(set(zip(group, found.groups, strict=True))) == len(set(found.groups.tolist())) == 3
+
+
+def test_of_one_group_alone_files_lie_apart(tmp_path, caplog):
+    rows = [(f"{i}.wav", "ab"[i % 2], "g", t, t + 0.005) for i in range(9) for t in (0, 0.005)]
+    found = opened(write(tmp_path, rows, ("path", "label", "group", "start", "end")))
+    file = [name[0] for name in found.source.ids()]
+    assert len(set(zip(file, found.groups, strict=True))) == len(set(found.groups.tolist())) == 9
+    assert "are of one group, or linked by what they share: the column `group` is" in caplog.text
+
+
+def test_files_whose_digests_nearly_agree_lie_apart(tmp_path, monkeypatch):
+    alike = lambda rows, manifest: [
+        row._replace(whole=whole, content=whole)
+        for row, whole in zip(rows, (1, 2**63 + 1, 2**63 + 2), strict=True)
+    ]
+    monkeypatch.setattr(labelled, "of_rows", alike)
+    found = opened(write(tmp_path, [(f"{i}.wav", "ab"[i % 2], "") for i in range(3)]))
+    assert sorted(found.groups.tolist()) == [0, 1, 2]
 
 
 def test_of_many_some_are_taken_whatever_their_order(tmp_path):

@@ -203,12 +203,33 @@ def test_no_distinct_batch_holds_an_example_twice_and_epochs_leave_out_others():
 
 
 def test_units_are_recordings_but_for_the_only_one_of_a_label():
+    units = lambda labels, recordings, contents, num_classes: sampling.units(
+        labels, (recordings, recordings, contents), num_classes
+    )
     labels = [(0,), (1,), (1,), (0,), (2,), (2,), ()]
-    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8], [0, 1, 2, 3, 4, 4, 5], 3)
+    found = units(labels, [9, 5, 5, 9, 3, 3, 8], [0, 1, 2, 3, 4, 4, 5], 3)
     assert found.tolist() == [0, 1, 2, 3, 4, 4, 5]  # each label has one alone; 4 are copies
     labels += [(0, 1), (2,), (0, 1), (2,)]
-    found = sampling.units(labels, [9, 5, 5, 9, 3, 3, 8, 7, 2, 7, 2], range(11), 3)
+    found = units(labels, [9, 5, 5, 9, 3, 3, 8, 7, 2, 7, 2], range(11), 3)
     assert found.tolist() == [0, 1, 1, 0, 2, 2, 3, 4, 5, 4, 5]
     # One clip of a label of its own tears nothing else.
-    found = sampling.units([(0,), (0,), (0, 1), (0,), (0,)], [1, 1, 1, 2, 2], range(5), 2)
+    found = units([(0,), (0,), (0, 1), (0,), (0,)], [1, 1, 1, 2, 2], range(5), 2)
     assert found.tolist() == [0, 0, 1, 2, 2]
+    assert units([], [], [], 2).tolist() == []
+
+
+def test_units_are_groups_but_for_the_only_one_of_a_label():
+    recordings = [10, 10, 11, 11, 20, 20, 30, 30]
+    units = lambda groups, labels: sampling.units(labels, (groups, recordings, range(8)), 3)
+    groups = [1, 1, 1, 1, 2, 2, 3, 3]
+    # Label 0 has two recordings, of one group; the others have one recording each.
+    labels = [(0,), (0,), (0,), (0,), (1,), (1,), (2,), (2,)]
+    assert units(groups, labels).tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+    labels[4:6] = [(2,), (1, 2)]  # label 2 is in two groups
+    assert units(groups, labels).tolist() == [0, 0, 1, 1, 2, 3, 4, 4]
+    labels = [(0,), (0,), (0,), (0,), (0,), (0,), (1,), (1,)]
+    assert units([1, 1, 1, 1, 2, 2, 1, 1], labels).tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
+    # Of a recording that leaves its group the other clips leave it, too.
+    labels = [(0,), (1,), (0,), (1,), (1,), (1,), (1,), (1,)]
+    assert units(groups, labels).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert units([1, 1, 1, 1, 2, 2, 1, 1], labels).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -1,10 +1,13 @@
 """The validation split, and how a run stands by it."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from configs import finetune, pretrain
-from conformer_jax.data.sources import Source
+from conformer_jax.data import content, manifest, mixture
+from conformer_jax.data.sources import ManifestSource, Source
 from conformer_jax.errors import UserError
 from conformer_jax.training import selection
 
@@ -74,10 +77,58 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     assert sum(i < 10 for i in ids) == 2
     assert len({i // 10 for i in ids if i >= 10}) == 1
     assert "WARNING parts of 1 recordings are trained on and validated with" in caplog.text
-    assert "so that recordings stay whole" not in caplog.text
+    assert "of 1 groups" not in caplog.text
+    assert "so that recordings" not in caplog.text
     # Every label in each of two recordings.
     carve(config_of(share=0.1), Parts([(i % 3,) for i in range(20)]))
     assert "WARNING 10 of 20 clips are kept for validation, so that" in caplog.text
+
+
+def of_groups(files, group):
+    """Four parts of each of `files` of two labels by turns; group: of the number of a file."""
+    rows = []
+    for file, part in itertools.product(range(files), range(4)):
+        label, name = "ab"[file % 2], f"{file}.wav#t={part},{part + 1}"
+        whole = content.of_name(f"{file}.wav")
+        row = manifest.Row(f"{file}.wav", (label,), "", name, content.of_name(name), whole=whole)
+        rows.append(row._replace(group=group(file)))
+    return ManifestSource(rows, 16000, ("a", "b"))
+
+
+def test_clips_of_a_group_are_validated_on_together(caplog):
+    source = of_groups(24, group=lambda file: f"g{file // 3}")
+    files = [{int(n.split(".")[0]) for n in p.ids()} for p in carve(config_of(share=0.25), source)]
+    groups = [{file // 3 for file in part} for part in files]
+    assert not groups[0] & groups[1]
+    assert len(groups[0] | groups[1]) == 8
+    assert "are trained on and validated with" not in caplog.text
+
+
+def test_where_a_label_has_one_group_its_recordings_stay_whole(caplog):
+    source = of_groups(20, group=lambda file: f"g{file % 2}")
+    train, validation = carve(config_of(share=0.2), source)
+    files = [{int(n.split(".")[0]) for n in part.ids()} for part in (train, validation)]
+    assert not files[0] & files[1]
+    assert sorted(file % 2 for file in files[1]) == [0, 0, 1, 1]
+    said = "WARNING clips of 2 groups are trained on and validated with, since there is no second"
+    assert said in caplog.text
+    assert "recordings are trained" not in caplog.text
+
+
+def test_what_validates_is_trained_on_in_no_corpus_of_a_mixture(caplog):
+    caplog.set_level("INFO")
+    first, added = (of_groups(files, group=lambda file: "") for files in (20, 30))
+    # Of the added one a clip in two, half of its files cut elsewhere.
+    rows = [added._rows[i] for i in range(0, len(added), 2)]
+    rows = [r._replace(content=r.content + i % 2) for i, r in enumerate(rows)]
+    source = mixture.Joined([first, ManifestSource(rows, 16000, ("a", "b"))], ["", "added/"])
+    train, validation = carve(config_of(share=0.2), source)
+    file = lambda name: name.removeprefix("added/").split(".")[0]
+    judging = {file(name) for name in validation.ids()}
+    assert (len(judging), len(validation)) == (4, 16)
+    assert not judging & {file(name) for name in train.ids()}
+    assert len(train) == 80 - 16 + 60 - 8
+    assert "8 clips of the other corpora are copies or parts of these and left out" in caplog.text
 
 
 def test_a_run_that_goes_on_draws_the_same_clips():
