@@ -86,8 +86,9 @@ def _filled(row, entry):
 
 def of_groups(rows, contents) -> list[int]:
     """Of each row a number that is the same for all that share a group or their content, directly
-    or through others. It follows from the names of the groups alone, whichever rows are listed, and
-    of a row that shares nothing with a group it is its content.
+    or through others. It follows from the names of the groups alone, whichever rows of them are
+    listed, but where rows link groups: these have another number together. Of a row that shares
+    nothing with a group it is its content.
 
     Args:
       rows: list of manifest.Row.
