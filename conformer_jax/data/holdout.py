@@ -65,8 +65,7 @@ def split_rows(
 
 
 def _as_before(split, rows, sides, units=None):
-    """The split with every clip of it on the side where `sides` has it, but for those that lie on
-    both; no row joins it.
+    """The split with every clip of it on the side where `sides` has it; no row joins it.
 
     Args:
       units: of each row the names of what it belongs to, the nearest first. A clip that `sides` has
@@ -85,13 +84,13 @@ def _as_before(split, rows, sides, units=None):
 
     def sides_of(row, of_row):
         now = row.name in train, row.name in held_out
-        if sum(now) != 1:
+        if not any(now):
             return now
         if row.content in sides:
-            out = sides[row.content]
+            out = {sides[row.content]}
         else:
-            out = all(next((known[unit] for unit in of_row if unit in known), now[1:]))
-        return not out, out
+            out = next((known[unit] for unit in of_row if unit in known), None)
+        return now if out is None else (not all(out), all(out))
 
     found = [(row, *sides_of(row, of_row)) for row, of_row in zip(rows, units, strict=True)]
     return Split(
@@ -101,9 +100,10 @@ def _as_before(split, rows, sides, units=None):
 
 
 def _say_other_folds(split, before):
-    was = {row.name for row in before.held_out}
-    changed = sorted(was.symmetric_difference(row.name for row in split.held_out))
-    if changed:
+    changed = set()
+    for then, now in zip(before, split, strict=True):
+        changed |= {row.name for row in then}.symmetric_difference(row.name for row in now)
+    if changed := sorted(changed):
         logging.warning(
             "WARNING %d clips, such as %s, are of other folds than when the run began, and stay on "
             "the side that they were on: the column `fold` has changed",

@@ -234,6 +234,20 @@ def test_rows_of_folds_that_are_on_both_sides_stay_there():
     assert (len(first.train), len(first.held_out)) == (6, 6)
 
 
+@pytest.mark.parametrize("row", [0, 2])
+def test_rows_that_come_into_a_fold_on_both_sides_stay_on_their_own(row, caplog):
+    rows = [row._replace(fold=str(i % 3)) for i, row in enumerate(clips(9))]
+    folds = ("0", "1"), ("1", "2")
+    first = split_rows(rows, "m.csv", *folds, 0.1)
+    sides = {row.content: row.fold == "2" for row in rows if row.fold != "1"}
+    split_rows(rows, "m.csv", *folds, 0.1, sides)
+    assert "of other folds" not in caplog.text
+    rows[row] = rows[row]._replace(fold="1")
+    split = split_rows(rows, "m.csv", *folds, 0.1, sides)
+    assert list(map(contents, split)) == list(map(contents, first))
+    assert f"WARNING 1 clips, such as {row}.wav, are of other folds than" in caplog.text
+
+
 def test_labels_of_which_none_is_held_out_are_told(caplog):
     say_labels_not_held_out(Split(clips(4) + clips(1, labels=(("owl",),)), clips(1)))
     assert (
