@@ -109,14 +109,15 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
     return finish(spec, *split), Known(listing, old, encoder, lost, how.by_name)
 
 
-def _digest(split, listing, with_labels):
+def _digest(split, listing, of_files):
     found = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape"))
     found.update(listing.contents.tobytes() + listing.held_out.tobytes())
     found.update(repr(split.train.label_names).encode())
-    if with_labels:  # those of a TFDS data set cannot be read on their own
+    if of_files:  # labels of a TFDS data set cannot be read on their own, and it has no groups
         for source in split:
             labels = source.all_labels()
             found.update(labels.numbers.tobytes() + labels.starts.tobytes())
+            found.update(source.groups().tobytes())
     return found.digest()
 
 

@@ -80,6 +80,27 @@ def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
     clips.check_draw(opened(config, workdir, META)[1], drawn)
 
 
+def test_labels_and_groups_are_part_of_what_processes_compare(tmp_path, monkeypatch):
+    config = config_of(write(tmp_path, NAMES), "finetune", eval_folds=("1",))
+    found = []
+
+    def same_on_all(function, digest_of, what):
+        found.append((digest_of(function()), function()[1]))
+        return function()
+
+    monkeypatch.setattr(clips.distributed, "same_on_all", same_on_all)
+    for labels, groups in (("abab", "----"), ("abba", "----"), ("abab", "xx--"), ("abab", "--xx")):
+        lines = [
+            f"{name},{labels[i % 4]},{i // 2 % 2},{groups[i % 4].strip('-')}"
+            for i, name in enumerate(NAMES)
+        ]
+        (tmp_path / "manifest.csv").write_text("\n".join(["path,label,fold,group", *lines]))
+        opened(config, tmp_path)
+    digests, listings = zip(*found, strict=True)
+    assert len(set(digests)) == 4
+    assert all(listing.names == listings[0].names for listing in listings)  # on the same sides
+
+
 def test_the_record_comes_back_as_it_was(tmp_path):
     names = [*NAMES, "schön \udce9.wav"]
     _, _, sources = begun(tmp_path / "a", NAMES)
