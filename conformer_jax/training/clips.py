@@ -290,12 +290,17 @@ def _say_unknown(origin):
 
 def check_draw(known: Known, drawn: Drawn | None) -> None:
     """Raises UserError where a run that goes on would draw other clips to train on or to validate
-    with than it did, of those that it knows and that there still are."""
+    with than it did, of those it knows that are still there; warns if its draw is unrecorded."""
     if known.old is None or drawn is None:
         return
     old, new = known.old.listing, known.listing
     same = np.array_equal(old.contents[old.present & ~old.held_out], new.contents[~new.held_out])
     drawn.check(known.old.drawn, np.intersect1d(old.contents, new.contents), same=same)
+    if known.old.drawn is None:
+        logging.warning(
+            "WARNING this run was begun by a version that did not record which clips are trained "
+            "on and validated with: had their labels or groups changed since, it would not be seen"
+        )
 
 
 def write(workdir, known: Known, train, drawn: Drawn | None = None) -> None:
