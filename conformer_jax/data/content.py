@@ -30,8 +30,11 @@ def of_name(name) -> int:
 
 def of_bytes(name: bytes) -> int:
     """`of_name` of a name in UTF-8."""
-    digest = hashlib.sha256(name.replace(b"\\", b"/")).digest()
-    return int.from_bytes(digest[:8], "big")
+    return _number(name.replace(b"\\", b"/"))
+
+
+def _number(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
 def of_file(path) -> int | None:
@@ -95,7 +98,7 @@ def of_groups(rows, contents) -> list[int]:
       contents: int of each.
     """
     named = {row.group for row in rows} - {""}
-    number = {name: of_name(f"group {name}") for name in named}
+    number = {name: _number(f"group {name}".encode("utf-8", "surrogateescape")) for name in named}
     while True:  # groups that copies or parts of one file link take the lowest number of them
         of_content = {}
         for row, content in zip(rows, contents, strict=True):
