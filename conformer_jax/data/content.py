@@ -30,8 +30,11 @@ def of_name(name) -> int:
 
 def of_bytes(name: bytes) -> int:
     """`of_name` of a name in UTF-8."""
-    digest = hashlib.sha256(name.replace(b"\\", b"/")).digest()
-    return int.from_bytes(digest[:8], "big")
+    return _number(name.replace(b"\\", b"/"))
+
+
+def _number(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
 def of_file(path) -> int | None:
@@ -86,15 +89,16 @@ def _filled(row, entry):
 
 def of_groups(rows, contents) -> list[int]:
     """Of each row a number that is the same for all that share a group or their content, directly
-    or through others. It follows from the names of the groups alone, whichever rows are listed, and
-    of a row that shares nothing with a group it is its content.
+    or through others. It follows from the names of the groups alone, whichever rows of them are
+    listed, but where rows link groups: these have another number together. Of a row that shares
+    nothing with a group it is its content.
 
     Args:
       rows: list of manifest.Row.
       contents: int of each.
     """
     named = {row.group for row in rows} - {""}
-    number = {name: of_name(f"group {name}") for name in named}
+    number = {name: _number(f"group {name}".encode("utf-8", "surrogateescape")) for name in named}
     while True:  # groups that copies or parts of one file link take the lowest number of them
         of_content = {}
         for row, content in zip(rows, contents, strict=True):

@@ -47,43 +47,52 @@ def split_rows(
 
     Raises DataError: a fold no row has, or nothing left on one side.
     """
-    split = _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds)
-    if not sides:
-        return split
-    before = _as_before(split, rows, sides)
-    if fold_names(eval_folds):
-        _say_other_folds(split, before)
-    return before
-
-
-def _split(rows, manifest, train_folds, eval_folds, eval_share, by_name, say_folds):
     train_folds, eval_folds = fold_names(train_folds), fold_names(eval_folds)
     known = sorted({row.fold for row in rows if row.fold})
     _check_folds(known, manifest, train_folds, eval_folds)
     if eval_folds:
-        return _split_by_folds(rows, manifest, train_folds, eval_folds)
+        split = _split_by_folds(rows, manifest, train_folds, eval_folds)
+        before = _as_before(split, rows, sides)
+        _say_other_folds(split, before)
+        return before
     if train_folds:
         rows = [row for row in rows if row.fold in train_folds]
     elif known and say_folds:
         say_there_are_folds(str(manifest), tuple(known), eval_share)
     if by_name:
-        return _split_by_name(rows, manifest, eval_share)
-    return _split_by_share(rows, manifest, eval_share)
+        return _as_before(_split_by_name(rows, manifest, eval_share), rows, sides)
+    return _split_by_share(rows, manifest, eval_share, sides)
 
 
-def _as_before(split, rows, sides):
-    """The split with every clip of it on the side where `sides` has it, but for those that lie on
-    both; no row joins it."""
+def _as_before(split, rows, sides, units=None):
+    """The split with every clip of it on the side where `sides` has it; no row joins it.
+
+    Args:
+      units: of each row the names of what it belongs to, the nearest first. A clip that `sides` has
+        not lies with the clips that it has of the first unit of which there are any; where these
+        lie on both sides, it is trained on.
+    """
+    if not sides:
+        return split
     train, held_out = ({row.name for row in part} for part in split)
+    units = [()] * len(rows) if units is None else units
+    known = collections.defaultdict(set)
+    for row, of_row in zip(rows, units, strict=True):
+        if row.content in sides:
+            for unit in of_row:
+                known[unit].add(sides[row.content])
 
-    def sides_of(row):
+    def sides_of(row, of_row):
         now = row.name in train, row.name in held_out
-        if sum(now) != 1:
+        if not any(now):
             return now
-        out = sides.get(row.content, now[1])
-        return not out, out
+        if row.content in sides:
+            out = {sides[row.content]}
+        else:
+            out = next((known[unit] for unit in of_row if unit in known), None)
+        return now if out is None else (not all(out), all(out))
 
-    found = [(row, *sides_of(row)) for row in rows]
+    found = [(row, *sides_of(row, of_row)) for row, of_row in zip(rows, units, strict=True)]
     return Split(
         [row for row, is_train, _ in found if is_train],
         [row for row, _, is_held_out in found if is_held_out],
@@ -91,9 +100,10 @@ def _as_before(split, rows, sides):
 
 
 def _say_other_folds(split, before):
-    was = {row.name for row in before.held_out}
-    changed = sorted(was.symmetric_difference(row.name for row in split.held_out))
-    if changed:
+    changed = set()
+    for then, now in zip(before, split, strict=True):
+        changed |= {row.name for row in then}.symmetric_difference(row.name for row in now)
+    if changed := sorted(changed):
         logging.warning(
             "WARNING %d clips, such as %s, are of other folds than when the run began, and stay on "
             "the side that they were on: the column `fold` has changed",
@@ -137,7 +147,7 @@ def _split_by_folds(rows, manifest, train_folds, eval_folds):
     return Split(train, [row for row in rows if row.fold in eval_folds])
 
 
-def _split_by_share(rows, manifest, share):
+def _split_by_share(rows, manifest, share, sides=None):
     """Holds out the clips whose content, a number below 2^64, lies in the lowest `share` of them.
 
     So the side of a clip follows from the clip alone: in another manifest, under another name, with
@@ -145,28 +155,42 @@ def _split_by_share(rows, manifest, share):
     times `share` are held out, not exactly. Where that would be none the lowest is held out, and
     where it would be all the highest is trained on: of few clips that is then no longer so. Parts
     of a file lie where the file lies, unless there is one file alone; rows of one `group` lie on
-    one side, unless there is one group alone.
+    one side, unless there is one group alone. Of a run that goes on new clips lie where those of
+    their group, or else of their file, do.
     """
     contents = [_of_file(row) for row in rows]
     if len(rows) > 1 and len(set(contents)) == 1 and any(row.content != row.whole for row in rows):
         _say_one_file(str(manifest))
         contents = [row.content for row in rows]
-    if count := len({row.group for row in rows} - {""}):
-        numbers = of_groups(rows, contents)
-        alone = len(set(numbers)) == 1
-        _say_groups(str(manifest), count, alone)
-        contents = contents if alone else numbers
-    below = [content < share * 2.0**64 for content in contents]
+    groups = {row.group for row in rows} - {""}
+    linked = of_groups(rows, contents) if groups else contents
+    alone = bool(groups) and len(set(linked)) == 1
+    split = _lowest(rows, contents if alone else linked, manifest, share)
+    ignored = alone and (len(groups) == 1 or not sides)
+    units = [
+        (row.group, unit) if row.group and not ignored else (unit,)
+        for row, unit in zip(rows, contents if ignored else linked, strict=True)
+    ]
+    split = _as_before(split, rows, sides, units)
+    if groups:
+        torn = {row.group for row in split.train} & {row.group for row in split.held_out} - {""}
+        _say_groups(str(manifest), len(groups), ignored, tuple(sorted(torn)))
+    if groups and not alone and len(split.held_out) > 2 * max(share * len(rows), 1):
+        _say_much(str(manifest), len(split.held_out), len(rows))
+    return split
+
+
+def _lowest(rows, numbers, manifest, share):
+    """Holds out the rows with numbers in the lowest `share` of 2^64: some, but not all."""
+    below = [number < share * 2.0**64 for number in numbers]
     if len(rows) < 2 or not 0 <= share < 1:
         raise DataError(_nothing_left(manifest, share, len(rows)))
     if all(below) or not any(below):
-        edge = max(contents) if all(below) else min(contents)
-        moved = {i for i, content in enumerate(contents) if content == edge}
+        edge = max(numbers) if all(below) else min(numbers)
+        moved = {i for i, number in enumerate(numbers) if number == edge}
         if len(moved) == len(rows):  # copies of one clip
             moved = {min(range(len(rows)), key=lambda i: rows[i].name)}
         below = [(i in moved) != down for i, down in enumerate(below)]
-    if count and not alone and sum(below) > 2 * max(share * len(rows), 1):
-        _say_much(str(manifest), sum(below), len(rows))
     return Split(
         [row for row, down in zip(rows, below, strict=True) if not down],
         [row for row, down in zip(rows, below, strict=True) if down],
@@ -174,12 +198,22 @@ def _split_by_share(rows, manifest, share):
 
 
 @functools.cache
-def _say_groups(manifest, count, alone):
-    if alone:
+def _say_groups(manifest, count, ignored, torn):
+    if ignored:
         logging.warning(
             "WARNING all clips of %s are of one group, or linked by what they share: the column "
             "`group` is ignored",
             manifest,
+        )
+    elif torn:
+        logging.warning(
+            "WARNING clips of %d of the %d groups of %s, such as '%s', are trained on and held "
+            "out: they stay where they were before the manifest said that they belong together, "
+            "and new ones of these groups are trained on",
+            len(torn),
+            count,
+            manifest,
+            torn[0],
         )
     else:
         logging.info("%s: the clips of each of %d groups lie on one side", manifest, count)

@@ -109,14 +109,15 @@ def open_all(spec, label_names, workdir, meta: dict | None, init_from) -> tuple[
     return finish(spec, *split), Known(listing, old, encoder, lost, how.by_name)
 
 
-def _digest(split, listing, with_labels):
+def _digest(split, listing, of_files):
     found = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape"))
     found.update(listing.contents.tobytes() + listing.held_out.tobytes())
     found.update(repr(split.train.label_names).encode())
-    if with_labels:  # those of a TFDS data set cannot be read on their own
+    if of_files:  # labels of a TFDS data set cannot be read on their own, and it has no groups
         for source in split:
             labels = source.all_labels()
             found.update(labels.numbers.tobytes() + labels.starts.tobytes())
+            found.update(source.groups().tobytes())
     return found.digest()
 
 
@@ -289,12 +290,17 @@ def _say_unknown(origin):
 
 def check_draw(known: Known, drawn: Drawn | None) -> None:
     """Raises UserError where a run that goes on would draw other clips to train on or to validate
-    with than it did, of those that it knows and that there still are."""
+    with than it did, of those it knows that are still there; warns if its draw is unrecorded."""
     if known.old is None or drawn is None:
         return
     old, new = known.old.listing, known.listing
     same = np.array_equal(old.contents[old.present & ~old.held_out], new.contents[~new.held_out])
     drawn.check(known.old.drawn, np.intersect1d(old.contents, new.contents), same=same)
+    if known.old.drawn is None:
+        logging.warning(
+            "WARNING this run was begun by a version that did not record which clips are trained "
+            "on and validated with: had their labels or groups changed since, it would not be seen"
+        )
 
 
 def write(workdir, known: Known, train, drawn: Drawn | None = None) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from conformer_jax.data import content
 from conformer_jax.data.manifest import Row
+from conformer_jax.data.source import ManifestSource
 
 
 def write(path, size, seed=0):
@@ -66,3 +67,34 @@ def test_digests_of_many_files_are_kept_beside_the_manifest(tmp_path, monkeypatc
     (tmp_path / "m.csv.digests.npz").write_bytes(b"PK damaged")
     assert content.of_rows(rows, tmp_path / "m.csv") == again
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_groups_that_are_linked_are_held_out_no_more_often_than_others():
+    """The lower of two numbers would lie in the lowest quarter of all in 7 of 16 cases."""
+    rows = [Row("", (), "", "", content=i // 2, group=f"g{i}") for i in range(2000)]
+    numbers = content.of_groups(rows, [r.content for r in rows])
+    assert numbers[::2] == numbers[1::2]
+    assert len(set(numbers)) == 1000
+    assert np.mean(np.array(numbers) / 2.0**64 < 0.25) == pytest.approx(0.25, abs=0.05)
+
+
+def test_names_of_groups_are_no_paths():
+    rows = [Row("", (), "", "", group=group) for group in ("a\\b", "a/b", "a\\b", "")]
+    first, other, again, none = content.of_groups(rows, [1, 2, 3, 4])
+    assert first == again != other == content.of_name("group a/b")
+    assert none == 4
+
+
+def test_clips_of_a_manifest_belong_together_by_group_and_by_recording():
+    rows = [
+        Row("", (), "", "", content=i, whole=whole, group=group)
+        for i, (whole, group) in enumerate(
+            [(10, "x"), (11, "x"), (12, "y"), (12, ""), (13, ""), (13, "")]
+        )
+    ]
+    found = ManifestSource(rows, 16000).groups()
+    assert found.dtype == np.uint64
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert found[4] == found[5] == 13
+    assert len(set(found.tolist())) == 3

@@ -134,15 +134,16 @@ def test_rows_of_one_group_lie_on_one_side(tmp_path, caplog):
         row.name for row in without
     ]
     assert "are of one group" in caplog.text
+    # Half of the parts are of the file that is held out, not of a group.
+    files = [row._replace(whole=rows[i % 2].whole, group="all") for i, row in enumerate(rows)]
+    assert len(split_rows(files, "m.csv", (), (), 0.1).held_out) == 30
     assert "so that groups stay whole" not in caplog.text
     halves = [row._replace(group="ab"[i % 2]) for i, row in enumerate(rows)]
     assert len(split_rows(halves, "m.csv", (), (), 0.1).held_out) == 30
     assert "WARNING 30 of the 60 clips of m.csv are held out, so that groups" in caplog.text
-    # Whichever rows are listed, and however a manifest grows while a run goes on.
+    # Whichever rows are listed.
     some = split_rows(rows[::3], "m.csv", (), (), 0.3).held_out
-    assert {row.group for row in some} - {""} == {row.group for row in held_out[::1]} - {""}
-    known = {row.content: row in held_out for row in rows[20:30]}
-    assert split_rows(rows, "m.csv", (), (), 0.3, known).held_out == held_out
+    assert {row.group for row in some} - {""} == {row.group for row in held_out} - {""}
     # Groups that a copy links, through a third one, and a copy without a group.
     linked = [rows[20], rows[24]._replace(content=rows[20].content, whole=rows[20].whole)]
     linked += [rows[25]._replace(group="7"), rows[0]._replace(whole=rows[20].whole)]
@@ -151,12 +152,104 @@ def test_rows_of_one_group_lie_on_one_side(tmp_path, caplog):
     )
 
 
+def grouped(group, n, *, first=0):
+    names = [f"{group}_{i}.wav" for i in range(first, first + n)]
+    return [Row("/" + n, (), "", n, of_name(n), whole=of_name(n), group=group) for n in names]
+
+
+def gone_on(rows, more, share, manifest):
+    """The split of a run that was begun with `rows` and goes on with `more`."""
+    first = split_rows(rows, f"{manifest} before", (), (), share)
+    sides = {row.content: row in first.held_out for row in rows}
+    return split_rows(more, manifest, (), (), share, sides)
+
+
+def groups(rows):
+    return {row.group for row in rows}
+
+
+def test_new_rows_lie_with_their_group_while_a_run_goes_on(caplog):
+    caplog.set_level("INFO")
+    names = sorted((f"site{i}" for i in range(40)), key=lambda name: of_name(f"group {name}"))
+    lowest, *few = [name for name in names if of_name(f"group {name}") > 0.01 * 2**64][:5]
+    # Of few groups the nearest was held out, and one that has come since is nearer.
+    rows = [row for name in few for row in grouped(name, 3)]
+    new = [*grouped(lowest, 3), *grouped(few[0], 3, first=3), *grouped(few[1], 3, first=3)]
+    split = gone_on(rows, rows + new, 0.01, "nearer.csv")
+    assert groups(split.held_out) == {lowest, few[0]}
+    assert groups(split.train) == {*few[1:]}
+    assert "nearer.csv: the clips of each of 5 groups lie on one side" in caplog.text
+    assert "WARNING 9 of the 21 clips of nearer.csv are held out, so that groups" in caplog.text
+    # Groups that a copy links: each stays where it was, but for the copy; also where all are.
+    for share, kept in ((0.01, rows), (0.01, [row for row in rows if row.group in few[:2]])):
+        link = kept[0]._replace(name="link.wav", group=few[1])
+        split = gone_on(kept, [*kept, link, *new[3:]], share, f"linked {len(kept)}.csv")
+        assert few[0] not in groups(split.train)
+        assert len([row for row in split.held_out if row.group == few[0]]) == 6
+        assert [row.name for row in split.held_out if row.group == few[1]] == ["link.wav"]
+        assert f"groups of linked {len(kept)}.csv, such as '{few[1]}', are trained" in caplog.text
+        assert f"linked {len(kept)}.csv: the clips of each" not in caplog.text
+    assert "is ignored" not in caplog.text
+    # A new group that shares a file with a known one.
+    link = rows[0]._replace(name="link.wav", group="new")
+    split = gone_on(rows, [*rows, link, *grouped("new", 3)], 0.01, "joined.csv")
+    assert groups(split.held_out) == {few[0], "new"}
+
+
+def test_groups_that_are_told_while_a_run_goes_on(caplog):
+    caplog.set_level("INFO")
+    rows = [row for i in range(20) for row in grouped(f"g{i}", 5)]
+    before = [row._replace(group="") for row in rows]
+    new = [row for i in range(20) for row in grouped(f"g{i}", 5, first=5)]
+    split = gone_on(before, rows + new, 0.2, "told.csv")
+    was = contents(split_rows(before, "m.csv", (), (), 0.2).held_out)
+    assert contents(split.held_out) & contents(rows) == was
+    torn = {row.group for row in rows if row.content in was}
+    assert 0 < len(torn) < 20
+    assert contents(split.held_out) == was  # new ones of groups that are trained on, too
+    told = f"WARNING clips of {len(torn)} of the 20 groups of told.csv, such as '{min(torn)}', are"
+    assert told in caplog.text
+    assert "told.csv: the clips of each" not in caplog.text
+    # One group alone goes for none, as in a run that begins.
+    one = [row._replace(group="all") for row in rows + new]
+    split = gone_on(one[:100], one, 0.2, "one.csv")
+    assert split.held_out == split_rows(one, "m.csv", (), (), 0.2).held_out
+    assert "all clips of one.csv are of one group" in caplog.text
+
+
+def test_new_parts_lie_with_their_file_while_a_run_goes_on():
+    def parts(file, *numbers):
+        names = [f"{file}.wav#t={i}" for i in numbers]
+        return [Row("/" + n, (), "", n, of_name(n), whole=of_name(file)) for n in names]
+
+    lowest, *files = sorted((str(i) for i in range(5)), key=of_name)
+    rows = [row for file in files for row in parts(file, 0, 1)]
+    new = [*parts(lowest, 0, 1), *parts(files[0], 2), *parts(files[1], 2)]
+    held_out = gone_on(rows, rows + new, 0.0, "parts.csv").held_out
+    assert {row.whole for row in held_out} == {of_name(lowest), of_name(files[0])}
+    assert len(held_out) == 5
+
+
 def test_rows_of_folds_that_are_on_both_sides_stay_there():
     rows = [row._replace(fold=str(i % 3)) for i, row in enumerate(clips(9))]
     first = split_rows(rows, "m.csv", ("0", "1"), ("1", "2"), 0.1)
     sides = {row.content: row.fold == "2" for row in rows if row.fold != "1"}
     assert split_rows(rows, "m.csv", ("0", "1"), ("1", "2"), 0.1, sides) == first
     assert (len(first.train), len(first.held_out)) == (6, 6)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_rows_that_come_into_a_fold_on_both_sides_stay_on_their_own(row, caplog):
+    rows = [row._replace(fold=str(i % 3)) for i, row in enumerate(clips(9))]
+    folds = ("0", "1"), ("1", "2")
+    first = split_rows(rows, "m.csv", *folds, 0.1)
+    sides = {row.content: row.fold == "2" for row in rows if row.fold != "1"}
+    split_rows(rows, "m.csv", *folds, 0.1, sides)
+    assert "of other folds" not in caplog.text
+    rows[row] = rows[row]._replace(fold="1")
+    split = split_rows(rows, "m.csv", *folds, 0.1, sides)
+    assert list(map(contents, split)) == list(map(contents, first))
+    assert f"WARNING 1 clips, such as {row}.wav, are of other folds than" in caplog.text
 
 
 def test_labels_of_which_none_is_held_out_are_told(caplog):

@@ -51,12 +51,16 @@ def ids(source):
 NAMES = [f"{i}.wav" for i in range(40)]
 
 
-def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
+def test_what_was_drawn_comes_back_and_is_compared(tmp_path, caplog):
     config, workdir, sources = begun(tmp_path, NAMES)
     known = opened(config, workdir, META)[1]
     contents = np.sort(sources.train.contents())
     drawn = clips.Drawn(contents[5:], contents[:5])
-    clips.check_draw(known, drawn)  # nothing is recorded
+    clips.check_draw(known, None)
+    clips.check_draw(opened(config, tmp_path / "another")[1], drawn)  # a run that begins
+    assert caplog.text == ""
+    clips.check_draw(known, drawn)
+    assert "WARNING this run was begun by a version that did not record which" in caplog.text
     write(tmp_path, [*NAMES[:-2], "x.wav"])
     with pytest.raises(UserError, match="which does not say which of them were drawn"):
         clips.check_draw(opened(config, workdir, META)[1], drawn)
@@ -64,8 +68,10 @@ def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
     clips.write(workdir, known, sources.train, drawn)
     assert [part.tolist() for part in clips.read(workdir).drawn] == [p.tolist() for p in drawn]
     known = opened(config, workdir, META)[1]
+    caplog.clear()
     clips.check_draw(known, drawn)
     clips.check_draw(known, None)
+    assert "did not record" not in caplog.text
     with pytest.raises(UserError, match="5 clips would be trained on"):
         clips.check_draw(known, clips.Drawn(contents, contents[:5]))
     # One that goes and comes back.
@@ -78,6 +84,41 @@ def test_what_was_drawn_comes_back_and_is_compared(tmp_path):
     clips.write(workdir, known, sources.train, fewer)
     write(tmp_path, NAMES)
     clips.check_draw(opened(config, workdir, META)[1], drawn)
+    # One that is new is drawn as it comes, one that came back is not.
+    write(tmp_path, [*NAMES, "new.wav"])
+    sources, known = opened(config, workdir, META)
+    assert "new.wav" in ids(sources.train)
+    more = drawn._replace(trained=np.setdiff1d(sources.train.contents(), drawn.validated))
+    clips.check_draw(known, more)
+    with pytest.raises(UserError, match="1 clips would be trained on"):
+        clips.check_draw(known, more._replace(validated=drawn.validated[1:]))
+    # What is drawn is written where nothing else has changed.
+    clips.write(workdir, known, sources.train, more)
+    known = opened(config, workdir, META)[1]
+    other = clips.Drawn(more.validated, more.trained)
+    clips.write(workdir, known, sources.train, other)
+    assert [part.tolist() for part in clips.read(workdir).drawn] == [p.tolist() for p in other]
+
+
+def test_labels_and_groups_are_part_of_what_processes_compare(tmp_path, monkeypatch):
+    config = config_of(write(tmp_path, NAMES), "finetune", eval_folds=("1",))
+    found = []
+
+    def same_on_all(function, digest_of, what):
+        found.append((digest_of(function()), function()[1]))
+        return function()
+
+    monkeypatch.setattr(clips.distributed, "same_on_all", same_on_all)
+    for labels, groups in (("abab", "----"), ("abba", "----"), ("abab", "xx--"), ("abab", "--xx")):
+        lines = [
+            f"{name},{labels[i % 4]},{i // 2 % 2},{groups[i % 4].strip('-')}"
+            for i, name in enumerate(NAMES)
+        ]
+        (tmp_path / "manifest.csv").write_text("\n".join(["path,label,fold,group", *lines]))
+        opened(config, tmp_path)
+    digests, listings = zip(*found, strict=True)
+    assert len(set(digests)) == 4
+    assert all(listing.names == listings[0].names for listing in listings)  # on the same sides
 
 
 def test_the_record_comes_back_as_it_was(tmp_path):
