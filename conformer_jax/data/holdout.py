@@ -129,7 +129,10 @@ def _check_folds(known, manifest, train_folds, eval_folds):
     for field, folds in (("train_folds", train_folds), ("eval_folds", eval_folds)):
         for fold in folds:
             if fold not in known:
-                found = ", ".join(known) or "none: it has no filled `fold` column"
+                found = ", ".join(known) or (
+                    "none: it has no filled `fold` column, and python -m conformer_jax.manifest "
+                    "DIR --folds=5 makes one; --config.data.eval_folds= holds a share out instead"
+                )
                 raise DataError(
                     f"config.data.{field}: {manifest} has no fold '{fold}' (folds: {found})"
                 )

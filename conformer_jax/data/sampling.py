@@ -43,9 +43,18 @@ def train_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.nd
 def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np.ndarray]:
     """The same, where no batch may hold an example twice: none reaches over the end of an epoch.
 
-    What an epoch leaves over is another part of the examples each time. Raises DataError where
-    there are fewer examples than a batch has rows.
+    What an epoch leaves over is another part of the examples each time. Raises what
+    `check_distinct` does.
     """
+    check_distinct(batch_size, num_examples)
+    epoch, place = divmod(step, num_examples // batch_size)
+    rows = slice(place * batch_size, (place + 1) * batch_size)
+    indices = _epoch_order(seed, epoch, num_examples)[rows].astype(np.int64)
+    return indices, _uniform(seed, _CROP, step, batch_size)
+
+
+def check_distinct(batch_size, num_examples) -> None:
+    """Raises DataError where there are fewer examples than a batch has rows."""
     if batch_size > num_examples:
         smaller = 1 << num_examples.bit_length() - 1 if num_examples >= 8 else 0
         raise DataError(
@@ -55,10 +64,6 @@ def distinct_batch(seed, step, batch_size, num_examples) -> tuple[np.ndarray, np
             + ", or the objective that needs no others, config.objective='wav2vec2' "
             "(--config=configs/pretrain.py:tiny)"
         )
-    epoch, place = divmod(step, num_examples // batch_size)
-    rows = slice(place * batch_size, (place + 1) * batch_size)
-    indices = _epoch_order(seed, epoch, num_examples)[rows].astype(np.int64)
-    return indices, _uniform(seed, _CROP, step, batch_size)
 
 
 def mixed_batch(seed, step, batch_size, members, shares) -> tuple[np.ndarray, np.ndarray]:

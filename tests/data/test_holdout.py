@@ -67,6 +67,7 @@ def test_unknown_folds():
     words = error_of(split_rows, rows_of(9), "m.csv", ("1",), (), 0.1)
     assert "config.data.train_folds" in words
     assert "no filled `fold` column" in words
+    assert "python -m conformer_jax.manifest DIR --folds=5" in words
     assert "takes every file" in error_of(split_rows, rows_of(3, folds=1), "m.csv", (), ("1",), 0.1)
 
 

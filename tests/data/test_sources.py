@@ -245,6 +245,13 @@ def test_a_manifest_whose_files_are_gone_is_refused_before_anything_is_compiled(
     assert sum(map(len, open_sources(source_spec(config_of(manifest=manifest))))) == 30
 
 
+@pytest.mark.parametrize("field", ["train_folds", "eval_folds"])
+def test_folds_without_a_corpus_are_not_those_of_the_synthetic_one(field):
+    words = error_of(config_of(**{field: ("4",)}))
+    assert "fold '4', and no corpus" in words
+    assert "--config.data.manifest=FILE" in words
+
+
 def test_pretraining_ignores_labels(tmp_path):
     manifest = labelled_manifest(tmp_path)
     train, held_out = open_sources(source_spec(config_of(manifest=manifest, eval_share=0.1)))
