@@ -60,7 +60,7 @@ def cross_validate(config, workdir) -> dict:
     folds, only_negatives = _folds_of(config)
     workdir, found, compiled = pathlib.Path(workdir), {}, None
     if config.task == "finetune":  # probes are asked anew
-        distributed.on_first(functools.partial(_same_folds, workdir, folds, config.data))
+        distributed.on_first(functools.partial(_same_folds, workdir, folds, config))
     counts = {"heard": 0, "heard_of": 0, "copies": 0}
     embeddings = frozen.Embeddings()
     for i, fold in enumerate(folds):
@@ -118,7 +118,7 @@ def _folds_of(config):
     return folds, others
 
 
-def _same_folds(workdir, folds, data):
+def _same_folds(workdir, folds, config):
     """Raises UserError where a fold was begun with clips on other sides than they are of now; warns
     of one that does not say on which they were."""
     from conformer_jax.training import checkpoint, clips
@@ -137,7 +137,7 @@ def _same_folds(workdir, folds, data):
                 path / clips.FILE,
                 path,
             )
-    dealt = _dealt(data) if begun else []
+    dealt = _dealt(config) if begun else []
     for fold, was in begun.items():
         changed = [
             name for content, name, now in dealt if was.get(content, fold in now) != (fold in now)
@@ -145,23 +145,26 @@ def _same_folds(workdir, folds, data):
         if changed:
             raise UserError(
                 f"{len(changed)} clips, such as {changed[0]}, have other folds in "
-                f"{data.manifest or data.prepared} than when {workdir / folder_name(fold)} was "
-                f"begun, so that the folds would not add up: begin in another --workdir, or put "
-                f"the folds back"
+                f"{config.data.manifest or config.data.prepared} than when "
+                f"{workdir / folder_name(fold)} was begun, so that the folds would not add up: "
+                f"begin in another --workdir, or put the folds back"
             )
 
 
-def _dealt(data):
-    """(content, name, what eval_folds may call it by) of every clip that has a fold."""
+def _dealt(config):
+    """(content, name, what eval_folds may call it by) of every clip that is used and has a fold."""
+    data, multi_label = config.data, config.classifier.multi_label
     if data.manifest:
-        rows = of_rows(read_manifest(data.manifest), data.manifest)
+        rows = labels.used(read_manifest(data.manifest), multi_label, data.unlabelled)
+        rows = of_rows(rows, data.manifest)
         return [(row.content, row.name, (row.fold,)) for row in rows if row.fold]
-    found = []
+    found, all_used = [], multi_label and data.unlabelled == "negatives"
     for split, index in prepared.open_folder(data.prepared).index.items():
+        used = ((np.diff(index.label_starts) > 0) | all_used).tolist()
         of_clip, contents = index.folds[index.fold].tolist(), index.content.tolist()
         names = each(index.ids, index.id_starts, np.arange(len(of_clip)))
-        for content, name, fold in zip(contents, names, of_clip, strict=True):
-            if fold:
+        for content, name, fold, counts in zip(contents, names, of_clip, used, strict=True):
+            if fold and counts:
                 found.append((content, name.decode(), (fold, split)))
     return found
 

@@ -114,8 +114,22 @@ def test_folds_dealt_anew_are_not_mixed_with_those_that_are_done(validated):
         path.write_text(before)
 
 
+def test_a_copy_that_is_not_used_is_no_other_fold(validated):
+    config, workdir, _, _ = validated
+    path = pathlib.Path(config.data.manifest)
+    before = path.read_text()
+    shutil.copy(path.parent / "a0.wav", path.parent / "copy.wav")
+    path.write_text(before + "copy.wav,,b\n")
+    try:
+        cross_validate._same_folds(workdir, ["a", "b", "c"], config)
+    finally:
+        path.write_text(before)
+
+
 def test_folds_dealt_anew_of_a_prepared_corpus_too(tmp_path, monkeypatch, capsys):
     path = pathlib.Path(manifest(tmp_path))
+    shutil.copy(path.parent / "a0.wav", path.parent / "copy.wav")
+    path.write_text(path.read_text() + "copy.wav,,b\n")  # a copy that is not used
     output = tmp_path / "out"
     flags = ["any", f"--source=manifest:{path}", f"--output={output}", "--engine=processes"]
     assert prepare.main([*flags, "--workers=1"]) == 0

@@ -129,12 +129,15 @@ def _check_folds(known, manifest, train_folds, eval_folds):
     for field, folds in (("train_folds", train_folds), ("eval_folds", eval_folds)):
         for fold in folds:
             if fold not in known:
-                found = ", ".join(known) or (
-                    "none: it has no filled `fold` column, and python -m conformer_jax.manifest "
-                    "DIR --folds=5 makes one; --config.data.eval_folds= holds a share out instead"
-                )
+                if known:
+                    raise DataError(
+                        f"config.data.{field}: {manifest} has no fold '{fold}' "
+                        f"(folds: {', '.join(known)})"
+                    )
                 raise DataError(
-                    f"config.data.{field}: {manifest} has no fold '{fold}' (folds: {found})"
+                    f"config.data.{field} names fold '{fold}', and {manifest} has no filled `fold` "
+                    f"column: `python -m conformer_jax.manifest DIR --folds=5` makes one, and "
+                    f"--config.data.{field}= does without"
                 )
     if both := sorted(set(train_folds) & set(eval_folds)):
         logging.warning("folds trained on and evaluated on: %s", ", ".join(both))
@@ -169,7 +172,7 @@ def _split_by_share(rows, manifest, share, sides=None):
     linked = of_groups(rows, contents) if groups else contents
     alone = bool(groups) and len(set(linked)) == 1
     split = _lowest(rows, contents if alone else linked, manifest, share)
-    ignored = alone and (len(groups) == 1 or not sides)
+    ignored = alone and (len(groups) == 1 or not sides or _were_alone(rows, sides))
     units = [
         (row.group, unit) if row.group and not ignored else (unit,)
         for row, unit in zip(rows, contents if ignored else linked, strict=True)
@@ -181,6 +184,14 @@ def _split_by_share(rows, manifest, share, sides=None):
     if groups and not alone and len(split.held_out) > 2 * max(share * len(rows), 1):
         _say_much(str(manifest), len(split.held_out), len(rows))
     return split
+
+
+def _were_alone(rows, sides):
+    """Whether a run began with what was of one group, or linked, so that it lies on both sides."""
+    # A copy may have come since, so it says nothing.
+    begun = list({row.content: row for row in reversed(rows) if row.content in sides}.values())
+    linked = of_groups(begun, [_of_file(row) for row in begun])
+    return len(set(linked)) == 1 and len({sides[row.content] for row in begun}) == 2
 
 
 def _lowest(rows, numbers, manifest, share):
@@ -211,8 +222,8 @@ def _say_groups(manifest, count, ignored, torn):
     elif torn:
         logging.warning(
             "WARNING clips of %d of the %d groups of %s, such as '%s', are trained on and held "
-            "out: they stay where they were before the manifest said that they belong together, "
-            "and new ones of these groups are trained on",
+            "out: they stay where they were when the run began, and new ones of these groups are "
+            "trained on",
             len(torn),
             count,
             manifest,

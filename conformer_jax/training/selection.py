@@ -111,7 +111,8 @@ class Drawn(NamedTuple):
                 f"the clips, their labels or groups have changed since the checkpoint, so that "
                 f"config.data.validation_share, label_share or labels_per_class would draw others: "
                 f"{changed.sum()} clips would be trained on, validated with or left out that were "
-                f"not. Begin in another --workdir, or go on with the manifest as it was"
+                f"not. Begin in another --workdir, or go on with the manifest as it was (if it is, "
+                f"an earlier version drew otherwise)"
             )
 
 
@@ -150,8 +151,8 @@ def _say_torn(groups, recordings, chosen):
     # What is in no group has the number of its recording.
     torn_groups = np.setdiff1d(torn_groups, recordings)
     for count, what in (
-        (len(torn), "parts of %d recordings"),
-        (len(torn_groups), "clips of %d groups"),
+        (len(torn), "parts of %d recording(s)"),
+        (len(torn_groups), "clips of %d group(s)"),
     ):
         if count:
             logging.warning(

@@ -191,6 +191,16 @@ def test_new_rows_lie_with_their_group_while_a_run_goes_on(caplog):
         assert f"groups of linked {len(kept)}.csv, such as '{few[1]}', are trained" in caplog.text
         assert f"linked {len(kept)}.csv: the clips of each" not in caplog.text
     assert "is ignored" not in caplog.text
+    # Linked by parts of a file from the start, so that groups were ignored: as at the start.
+    parts = [row._replace(content=of_name(row.name + "#1")) for row in rows]
+    parts[3] = parts[3]._replace(whole=parts[0].whole)
+    alone = [row for row in parts if row.group in few[:2]]
+    more = [*alone, *grouped(few[0], 9, first=3), *grouped(few[1], 9, first=3)]
+    caplog.clear()
+    split = gone_on(alone, more, 0.3, "alone.csv")
+    assert "of alone.csv are of one group, or linked by what they share" in caplog.text
+    assert "are trained on and held out" not in caplog.text
+    assert len([row for row in split.held_out if row not in alone]) > 1
     # A new group that shares a file with a known one.
     link = rows[0]._replace(name="link.wav", group="new")
     split = gone_on(rows, [*rows, link, *grouped("new", 3)], 0.01, "joined.csv")

@@ -76,7 +76,7 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     ids = [int(name) for name in validation.ids()]
     assert sum(i < 10 for i in ids) == 2
     assert len({i // 10 for i in ids if i >= 10}) == 1
-    assert "WARNING parts of 1 recordings are trained on and validated with" in caplog.text
+    assert "WARNING parts of 1 recording(s) are trained on and validated with" in caplog.text
     assert "of 1 groups" not in caplog.text
     assert "so that recordings" not in caplog.text
     # Every label in each of two recordings.
@@ -110,7 +110,7 @@ def test_where_a_label_has_one_group_its_recordings_stay_whole(caplog):
     files = [{int(n.split(".")[0]) for n in part.ids()} for part in (train, validation)]
     assert not files[0] & files[1]
     assert sorted(file % 2 for file in files[1]) == [0, 0, 1, 1]
-    said = "WARNING clips of 2 groups are trained on and validated with, since there is no second"
+    said = "WARNING clips of 2 group(s) are trained on and validated with, since there is no second"
     assert said in caplog.text
     assert "recordings are trained" not in caplog.text
 
