@@ -59,6 +59,10 @@ def error(*args):
         (["--config=configs/none.py"], ["configs/none.py"]),
         (["--config=configs/pretrain.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
         (
+            ["--config=configs/pretrain.py", "--manifest=x.csv"],
+            ["did you mean --config.data.manifest or --config.monitor.manifest?"],
+        ),
+        (
             ["--config=configs/pretrain.py:smoke", "--workdir=gs://bucket/run", "--dry_run"],
             ["gs://bucket/run", "give a folder"],
         ),

@@ -36,6 +36,8 @@ def parse_flags(argv: list[str], config, example="configs/pretrain.py") -> list[
         return rest
     except (AttributeError, KeyError) as error:
         fail(explain_unknown_field(argv) or str(error))
+    except flags.UnrecognizedFlagError as error:
+        fail(f"{error}{explain_unknown_flag(argv, error.flagname)}")
     except Exception as error:
         fail(explain_unreadable_config(argv, str(error)))
 
@@ -61,14 +63,10 @@ def explain_unreadable_config(argv: list[str], error: str) -> str:
 
 def explain_unknown_field(argv: list[str]) -> str | None:
     """One line that names the unknown field of `argv`, the nearest and all known ones."""
-    values = dict(arg.lstrip("-").split("=", 1) for arg in argv[1:] if "=" in arg)
-    file, _, variant = values.pop("config", "").partition(":")
-    spec = importlib.util.spec_from_file_location("config_file", file)
-    if spec is None:
+    values = _values(argv)
+    config = _config(values)
+    if config is None:
         return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant) if variant else module.get_config()
     for name in values:
         if not name.startswith("config."):
             continue
@@ -78,6 +76,39 @@ def explain_unknown_field(argv: list[str]) -> str | None:
                 return unknown(f"field {section}.{part}", part, _names(known))
             section, known = f"{section}.{part}", known[part]
     return None
+
+
+def explain_unknown_flag(argv: list[str], name: str) -> str:
+    """What to add to absl's line on a flag that is the last part of a field's name, or ''."""
+    try:
+        config = _config(_values(argv))
+    except Exception:  # of a file that is not ours
+        return ""
+    found = [] if config is None else sorted(_fields_named(config, name, "--config"))
+    return f": did you mean {' or '.join(found)}?" if found else ""
+
+
+def _values(argv):
+    return dict(arg.lstrip("-").split("=", 1) for arg in argv[1:] if "=" in arg)
+
+
+def _config(values):
+    """The config as the file makes it; None where no file is named."""
+    file, _, variant = values.get("config", "").partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def _fields_named(config, name, prefix):
+    for part, value in config.items():
+        if part == name and not isinstance(value, ml_collections.ConfigDict):
+            yield f"{prefix}.{part}"
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _fields_named(value, name, f"{prefix}.{part}")
 
 
 def _names(config):

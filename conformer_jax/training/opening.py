@@ -140,9 +140,11 @@ def say_sizes(config, train_source, eval_source):
     )
     if len(eval_source) < _FEW_CLIPS:
         logging.warning(
-            "WARNING so few clips held out tell little: hold out more, such as "
-            "--config.data.eval_share=0.3, or cross-validate (python -m conformer_jax.manifest DIR "
-            "--folds=5, then python -m conformer_jax.cross_validate)"
+            "WARNING so few clips held out tell little: %s",
+            "look at the mean over the folds (python -m conformer_jax.cross_validate)"
+            if config.data.eval_folds  # beside which a share is not heeded
+            else "hold out more, such as --config.data.eval_share=0.3, or cross-validate (python "
+            "-m conformer_jax.manifest DIR --folds=5, then python -m conformer_jax.cross_validate)",
         )
 
 
