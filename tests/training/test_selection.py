@@ -84,6 +84,22 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     assert "WARNING 10 of 20 clips are kept for validation, so that" in caplog.text
 
 
+class Copies(Labels):
+    """Each clip twice, of sources of their own, as a prepared corpus may have them."""
+
+    def content(self, i):
+        return i // 2
+
+    def whole(self, i):
+        return 1000 + i
+
+
+def test_copies_of_two_sources_are_validated_on_together():
+    train, validation = carve(config_of(share=0.25), Copies([(i // 2 % 3,) for i in range(60)]))
+    assert not np.isin(train.contents(), validation.contents()).any()
+    assert (len(train), len(validation)) == (48, 12)
+
+
 def of_groups(files, group):
     """Four parts of each of `files` of two labels by turns; group: of the number of a file."""
     rows = []
