@@ -228,17 +228,24 @@ def test_groups_that_are_told_while_a_run_goes_on(caplog):
     assert "all clips of one.csv are of one group" in caplog.text
 
 
-def test_new_parts_lie_with_their_file_while_a_run_goes_on():
-    def parts(file, *numbers):
-        names = [f"{file}.wav#t={i}" for i in numbers]
-        return [Row("/" + n, (), "", n, of_name(n), whole=of_name(file)) for n in names]
+def parts(file, *numbers, group=""):
+    names = [f"{file}.wav#t={i}" for i in numbers]
+    return [Row("/" + n, (), "", n, of_name(n), whole=of_name(file), group=group) for n in names]
 
+
+def test_new_parts_lie_with_their_file_while_a_run_goes_on(caplog):
     lowest, *files = sorted((str(i) for i in range(5)), key=of_name)
     rows = [row for file in files for row in parts(file, 0, 1)]
     new = [*parts(lowest, 0, 1), *parts(files[0], 2), *parts(files[1], 2)]
     held_out = gone_on(rows, rows + new, 0.0, "parts.csv").held_out
     assert {row.whole for row in held_out} == {of_name(lowest), of_name(files[0])}
     assert len(held_out) == 5
+    # Also where groups are told since, of files on both sides.
+    told = [row for i, file in enumerate(files) for row in parts(file, 0, 1, 2, group=f"g{i // 2}")]
+    split = gone_on(rows, [*told, *parts("none", 0, group="g0")], 0.0, "torn.csv")
+    assert {row.whole for row in split.held_out} == {of_name(files[0])}
+    assert len(split.held_out) == 3
+    assert "of torn.csv, such as 'g0', are trained on and held out" in caplog.text
 
 
 def test_rows_of_folds_that_are_on_both_sides_stay_there():
