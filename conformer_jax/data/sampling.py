@@ -251,7 +251,7 @@ def stratified_units(labels, levels, num_classes, share, seed) -> np.ndarray:
     unit = units(labels, levels, num_classes)
     of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
     for number, of_clip in zip(unit.tolist(), labels, strict=True):
-        of_unit[number].update(of_clip)
+        of_unit[number].update(of_clip or (num_classes,))  # as `stratified` has it
     kept = stratified([tuple(sorted(found)) for found in of_unit], num_classes, share, seed)
     return np.flatnonzero(np.isin(unit, kept))
 

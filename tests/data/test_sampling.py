@@ -245,3 +245,12 @@ def test_copies_link_the_units_that_they_are_of():
     clip = np.arange(2002)
     chain = clip // 2, clip, (clip + 1) // 2 % 1001
     assert units(*(np.append(level, -1) for level in chain)) == [0] * 2002 + [1]
+
+
+def test_clips_without_a_label_are_lost_with_no_unit():
+    """Two groups have some, each beside others with the label that all have."""
+    labels = [(0,), (), (0,), (), *[(0,)] * 6]
+    groups = [0, 0, 1, 1, *range(2, 8)]
+    for seed in range(30):
+        found = sampling.stratified_units(labels, (groups, range(10), range(10)), 1, 0.5, seed)
+        assert len({1, 3} & set(found.tolist())) == 1
