@@ -99,23 +99,24 @@ def of_groups(rows, contents) -> list[int]:
     """
     named = {row.group for row in rows} - {""}
     number = {name: _number(f"group {name}".encode("utf-8", "surrogateescape")) for name in named}
-    while True:  # groups that copies or parts of one file link take the lowest number of them
-        of_content = {}
-        for row, content in zip(rows, contents, strict=True):
-            if row.group:
-                lowest = min(number[row.group], of_content.get(content, number[row.group]))
-                of_content[content] = lowest
-        linked = dict(number)
-        for row, content in zip(rows, contents, strict=True):
-            if row.group:
-                linked[row.group] = min(linked[row.group], of_content[content])
-        if linked == number:
-            # The lowest of several is no fair draw: they would be held out more often.
-            count = collections.Counter(number.values())
-            fair = {n: of_name(f"{n:016x}") if count[n] > 1 else n for n in count}
-            of_content = {content: fair[n] for content, n in of_content.items()}
-            return [of_content.get(content, content) for content in contents]
-        number = linked
+    above = {n: n for n in number.values()}
+
+    def lowest(n):  # of the groups that copies or parts of one file link
+        while above[n] != n:
+            above[n] = n = above[above[n]]
+        return n
+
+    of_content = {}
+    for row, content in zip(rows, contents, strict=True):
+        if row.group:
+            own = lowest(number[row.group])
+            other = lowest(of_content.setdefault(content, own))
+            above[max(own, other)] = min(own, other)
+    # The lowest of several is no fair draw: they would be held out more often.
+    count = collections.Counter(map(lowest, above))
+    fair = {n: of_name(f"{n:016x}") if count[n] > 1 else n for n in count}
+    of_content = {content: fair[lowest(n)] for content, n in of_content.items()}
+    return [of_content.get(content, content) for content in contents]
 
 
 def _starts(size):

@@ -162,7 +162,7 @@ def _split_by_share(rows, manifest, share, sides=None):
     where it would be all the highest is trained on: of few clips that is then no longer so. Parts
     of a file lie where the file lies, unless there is one file alone; rows of one `group` lie on
     one side, unless there is one group alone. Of a run that goes on new clips lie where those of
-    their group, or else of their file, do.
+    their file, or else of their group, do.
     """
     contents = [_of_file(row) for row in rows]
     if len(rows) > 1 and len(set(contents)) == 1 and any(row.content != row.whole for row in rows):
@@ -174,8 +174,8 @@ def _split_by_share(rows, manifest, share, sides=None):
     split = _lowest(rows, contents if alone else linked, manifest, share)
     ignored = alone and (len(groups) == 1 or not sides or _were_alone(rows, sides))
     units = [
-        (row.group, unit) if row.group and not ignored else (unit,)
-        for row, unit in zip(rows, contents if ignored else linked, strict=True)
+        (file,) if ignored else (file, *filter(None, [row.group]), unit)
+        for row, file, unit in zip(rows, contents, linked, strict=True)
     ]
     split = _as_before(split, rows, sides, units)
     if groups:
@@ -223,7 +223,7 @@ def _say_groups(manifest, count, ignored, torn):
         logging.warning(
             "WARNING clips of %d of the %d groups of %s, such as '%s', are trained on and held "
             "out: they stay where they were when the run began, and new ones of these groups are "
-            "trained on",
+            "trained on, but for parts of files that are held out",
             len(torn),
             count,
             manifest,

@@ -251,7 +251,7 @@ def stratified_units(labels, levels, num_classes, share, seed) -> np.ndarray:
     unit = units(labels, levels, num_classes)
     of_unit = [set() for _ in range(unit.max(initial=-1) + 1)]
     for number, of_clip in zip(unit.tolist(), labels, strict=True):
-        of_unit[number].update(of_clip)
+        of_unit[number].update(of_clip or (num_classes,))  # as `stratified` has it
     kept = stratified([tuple(sorted(found)) for found in of_unit], num_classes, share, seed)
     return np.flatnonzero(np.isin(unit, kept))
 
@@ -264,13 +264,15 @@ def units(labels, levels, num_classes) -> np.ndarray:
     Args:
       labels: as of `stratified`.
       levels: for groups, recordings and contents [n] each, equal where clips share one; what is
-        equal in one is equal in those before.
+        equal in one is taken for equal in those before, too: copies link their recordings.
 
     Returns:
       int64 [n], numbers from 0 in the order of the units' first clips.
     """
     count, last = len(labels), len(levels) - 1
     levels = [np.unique(level, return_inverse=True)[1] for level in levels]
+    for number in reversed(range(last)):
+        levels[number] = _linked(levels[number], levels[number + 1])
     found = [part or (num_classes,) for part in labels]
     clip = np.repeat(np.arange(count), [len(part) for part in found])
     label = np.array([c for part in found for c in part], np.int64)
@@ -288,6 +290,20 @@ def units(labels, levels, num_classes) -> np.ndarray:
     unit = own * count + np.choose(own, levels)
     _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[unit]
+
+
+def _linked(level, finer):
+    """The numbers of a level, one for those that have a number of a finer one in common."""
+    _, first = np.unique(finer, return_index=True)
+    other = level[first[finer]]
+    if np.array_equal(level, other):
+        return level
+    # Here: it takes a moment to import, and few corpora need it.
+    from scipy import sparse
+
+    nodes = level.max() + 1
+    graph = sparse.coo_array((np.ones(len(level)), (level, other)), (nodes, nodes))
+    return sparse.csgraph.connected_components(graph, directed=False)[1][level]
 
 
 # More than one, since a batch may reach over the end of an epoch.

@@ -144,11 +144,13 @@ def open_split(spec: SourceSpec, label_names=None, before: Before | None = None)
         train, held_out = _tfds_sources(spec)
         where = f"TFDS {spec.tfds_name}"
     else:
-        if folds := fold_names(spec.train_folds) + fold_names(spec.eval_folds):
+        named = {f: fold_names(getattr(spec, f)) for f in ("train_folds", "eval_folds")}
+        if named := {field: folds for field, folds in named.items() if folds}:
             raise DataError(
-                f"config.data names fold '{folds[0]}', and no corpus: name one that has folds, "
-                "--config.data.manifest=FILE or --config.data.prepared=DIR; the synthetic corpus, "
-                "which is heard otherwise, has none (--config.data.eval_folds= to hear it)"
+                f"config.data names fold '{next(iter(named.values()))[0]}', and no corpus: name "
+                "one that has folds, --config.data.manifest=FILE or --config.data.prepared=DIR; "
+                "the synthetic corpus, which is heard otherwise, has none "
+                f"({' '.join(f'--config.data.{field}=' for field in named)} to hear it)"
             )
         train, held_out = (_synthetic_source(spec, split) for split in ("train", "eval"))
         where = "the synthetic corpus"

@@ -85,10 +85,14 @@ def measure_reading(config, *, seconds: float = 10.0) -> dict:
         "loaders": loaders,
         "chips": {
             kind: {"share_of_peak": share, "clips_per_s": _eaten(model, spec, kind, share)}
-            for kind, shares in CHIPS.items()
-            for share in [shares[config.conformer.width >= _WIDE]]
+            for kind, share in _shares(config).items()
         },
     }
+
+
+def _shares(config):
+    """Of each of CHIPS what the config's steps get of its peak."""
+    return {kind: shares[config.conformer.width >= _WIDE] for kind, shares in CHIPS.items()}
 
 
 def _eaten(model, spec, kind, share):

@@ -78,6 +78,20 @@ def test_groups_that_are_linked_are_held_out_no_more_often_than_others():
     assert np.mean(np.array(numbers) / 2.0**64 < 0.25) == pytest.approx(0.25, abs=0.05)
 
 
+def test_groups_in_a_chain_are_gone_through_once():
+    """A session that goes on in the next one's recording, a thousand times."""
+    seen = []
+
+    class Seen(list):
+        def __iter__(self):
+            seen.append(self)
+            return super().__iter__()
+
+    rows = [Row("", (), "", "", content=(i + 1) // 2, group=f"g{i // 2}") for i in range(2000)]
+    assert len(set(content.of_groups(rows, Seen(row.content for row in rows)))) == 1
+    assert len(seen) == 2
+
+
 def test_names_of_groups_are_no_paths():
     rows = [Row("", (), "", "", group=group) for group in ("a\\b", "a/b", "a\\b", "")]
     first, other, again, none = content.of_groups(rows, [1, 2, 3, 4])

@@ -228,17 +228,40 @@ def test_groups_that_are_told_while_a_run_goes_on(caplog):
     assert "all clips of one.csv are of one group" in caplog.text
 
 
-def test_new_parts_lie_with_their_file_while_a_run_goes_on():
-    def parts(file, *numbers):
-        names = [f"{file}.wav#t={i}" for i in numbers]
-        return [Row("/" + n, (), "", n, of_name(n), whole=of_name(file)) for n in names]
+def parts(file, *numbers, group=""):
+    names = [f"{file}.wav#t={i}" for i in numbers]
+    return [Row("/" + n, (), "", n, of_name(n), whole=of_name(file), group=group) for n in names]
 
+
+def test_new_parts_lie_with_their_file_while_a_run_goes_on(caplog):
     lowest, *files = sorted((str(i) for i in range(5)), key=of_name)
     rows = [row for file in files for row in parts(file, 0, 1)]
     new = [*parts(lowest, 0, 1), *parts(files[0], 2), *parts(files[1], 2)]
     held_out = gone_on(rows, rows + new, 0.0, "parts.csv").held_out
     assert {row.whole for row in held_out} == {of_name(lowest), of_name(files[0])}
     assert len(held_out) == 5
+    # Also where groups are told since, of files on both sides.
+    told = [row for i, file in enumerate(files) for row in parts(file, 0, 1, 2, group=f"g{i // 2}")]
+    split = gone_on(rows, [*told, *parts("none", 0, group="g0")], 0.0, "torn.csv")
+    assert {row.whole for row in split.held_out} == {of_name(files[0])}
+    assert len(split.held_out) == 3
+    assert "of torn.csv, such as 'g0', are trained on and held out" in caplog.text
+    # A new part of a known file links its new group.
+    nearest = min((f"h{i}" for i in range(9)), key=lambda name: of_name(f"group {name}"))
+    link = [*parts(files[0], 2, group="new"), *parts("other", 0, group="new")]
+    new = [*link, *parts("none", 0, group=nearest)]
+    held_out = gone_on(rows, rows + new, 0.0, "linking.csv").held_out
+    assert groups(held_out) >= {"new"}
+    assert not {row.name for row in link} - {row.name for row in held_out}
+
+
+def test_the_only_group_that_is_left_is_ignored_while_a_run_goes_on(caplog):
+    rows = [*grouped("a", 6), *grouped("b", 6)]
+    held_out = split_rows(rows, "both.csv", (), (), 0.3).held_out
+    left = [*held_out, *grouped(held_out[0].group, 20, first=6)]
+    split = split_rows(left, "left.csv", (), (), 0.3, {r.content: r in held_out for r in rows})
+    assert len(held_out) == 6 < len(split.held_out) < 20
+    assert "all clips of left.csv are of one group" in caplog.text
 
 
 def test_rows_of_folds_that_are_on_both_sides_stay_there():

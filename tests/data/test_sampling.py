@@ -233,3 +233,24 @@ def test_units_are_groups_but_for_the_only_one_of_a_label():
     labels = [(0,), (1,), (0,), (1,), (1,), (1,), (1,), (1,)]
     assert units(groups, labels).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert units([1, 1, 1, 1, 2, 2, 1, 1], labels).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_copies_link_the_units_that_they_are_of():
+    units = lambda *levels: sampling.units([(0,)] * len(levels[0]), levels, 1).tolist()
+    contents = [0, 1, 2, 0, 3, 4]
+    assert units(range(6), range(6), contents) == [0, 1, 2, 0, 3, 4]
+    assert units(range(6), [0, 1, 1, 3, 4, 5], contents) == [0, 1, 1, 0, 2, 3]
+    assert units([7, 7, 8, 9, 9, 6], range(6), contents) == [0, 0, 1, 0, 0, 2]
+    # A thousand groups in a chain, and one beside it.
+    clip = np.arange(2002)
+    chain = clip // 2, clip, (clip + 1) // 2 % 1001
+    assert units(*(np.append(level, -1) for level in chain)) == [0] * 2002 + [1]
+
+
+def test_clips_without_a_label_are_lost_with_no_unit():
+    """Two groups have some, each beside others with the label that all have."""
+    labels = [(0,), (), (0,), (), *[(0,)] * 6]
+    groups = [0, 0, 1, 1, *range(2, 8)]
+    for seed in range(30):
+        found = sampling.stratified_units(labels, (groups, range(10), range(10)), 1, 0.5, seed)
+        assert len({1, 3} & set(found.tolist())) == 1

@@ -250,6 +250,7 @@ def test_folds_without_a_corpus_are_not_those_of_the_synthetic_one(field):
     words = error_of(config_of(**{field: ("4",)}))
     assert "fold '4', and no corpus" in words
     assert "--config.data.manifest=FILE" in words
+    assert f"has none (--config.data.{field}= to hear it)" in words
 
 
 def test_pretraining_ignores_labels(tmp_path):

@@ -35,6 +35,11 @@ def test_each_loader_stands_beside_decoding_alone(config):
     assert "of decoding alone" in benchmark.describe_data(found)
 
 
+@pytest.mark.parametrize(("variant", "share"), [("tiny", 0.005), ("small", 0.03)])
+def test_a_wider_encoder_gets_more_of_a_peak(variant, share):
+    assert reading._shares(get_config(variant))["NVIDIA H200"] == share
+
+
 def test_made_up_sound_is_not_read():
     with pytest.raises(UserError, match="--data reads"):
         reading.measure_reading(get_config("smoke"))

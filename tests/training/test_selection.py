@@ -77,11 +77,27 @@ def test_parts_of_a_recording_are_validated_on_together(caplog):
     assert sum(i < 10 for i in ids) == 2
     assert len({i // 10 for i in ids if i >= 10}) == 1
     assert "WARNING parts of 1 recording(s) are trained on and validated with" in caplog.text
-    assert "of 1 groups" not in caplog.text
+    assert "group(s)" not in caplog.text
     assert "so that recordings" not in caplog.text
     # Every label in each of two recordings.
     carve(config_of(share=0.1), Parts([(i % 3,) for i in range(20)]))
     assert "WARNING 10 of 20 clips are kept for validation, so that" in caplog.text
+
+
+class Copies(Labels):
+    """Each clip twice, of sources of their own, as a prepared corpus may have them."""
+
+    def content(self, i):
+        return i // 2
+
+    def whole(self, i):
+        return 1000 + i
+
+
+def test_copies_of_two_sources_are_validated_on_together():
+    train, validation = carve(config_of(share=0.25), Copies([(i // 2 % 3,) for i in range(60)]))
+    assert not np.isin(train.contents(), validation.contents()).any()
+    assert (len(train), len(validation)) == (48, 12)
 
 
 def of_groups(files, group):
@@ -112,7 +128,7 @@ def test_where_a_label_has_one_group_its_recordings_stay_whole(caplog):
     assert sorted(file % 2 for file in files[1]) == [0, 0, 1, 1]
     said = "WARNING clips of 2 group(s) are trained on and validated with, since there is no second"
     assert said in caplog.text
-    assert "recordings are trained" not in caplog.text
+    assert "recording(s)" not in caplog.text
 
 
 def test_what_validates_is_trained_on_in_no_corpus_of_a_mixture(caplog):
