@@ -28,6 +28,7 @@ from conformer_jax.data.host_loader import clip_samples
 from conformer_jax.errors import UserError
 from conformer_jax.measuring import hlo, profiling
 from conformer_jax.models import flops
+from conformer_jax.steps import pretrain
 from conformer_jax.training import program
 
 
@@ -197,7 +198,7 @@ def _batch(config, built, num_classes):
         "num_samples": ((size,), np.int32),
         "valid": ((size,), np.float32),
     }
-    if config.objective != "wav2vec2":
+    if pretrain.whole_batch(config):
         shapes["file"] = ((size,), np.int32)
     if config.task == "finetune":
         several = config.classifier.multi_label

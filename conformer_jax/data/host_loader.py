@@ -54,8 +54,8 @@ class LoaderSpec:
     shares: tuple[float, ...] = ()
 
 
-def loader_spec(config) -> LoaderSpec:
-    """From the full config."""
+def loader_spec(config, *, distinct: bool = False) -> LoaderSpec:
+    """From the full config; distinct: of LoaderSpec, which the objective decides."""
     data = config.data
     return LoaderSpec(
         seed=config.seed,
@@ -67,7 +67,7 @@ def loader_spec(config) -> LoaderSpec:
         multi_label=config.classifier.multi_label,
         workers=data.workers,
         prefetch=data.prefetch,
-        distinct=config.task == "pretrain" and config.objective != "wav2vec2",
+        distinct=distinct,
         shares=mixture.shares(data.mixture),
     )
 

@@ -28,7 +28,7 @@ def describe(config) -> str:
         source = opening.carve(config, data.train).train
     compiled = program.build(config, len(data.label_names))
     state = compiled.abstract_state
-    spec = host_loader.loader_spec(config)
+    spec = program.batch_spec(config)
     batches = host_loader.train_batches(
         source, spec, 0, report, jax.process_index(), jax.process_count()
     )

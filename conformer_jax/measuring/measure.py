@@ -130,7 +130,7 @@ class _Bench:
             self._data = opening.prepare_data(config, nowhere, self._report)
         self.built = program.build(config, len(self._data.label_names))
         self.loader = host_loader.pick(config.data.loader)
-        self._batch_spec = host_loader.loader_spec(config)
+        self._batch_spec = program.batch_spec(config)
         self._host = jax.process_index(), jax.process_count()
         init_key, self._root_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
         self.state = self.built.init(init_key)
@@ -212,7 +212,7 @@ def _distribution(times):
 
 
 def _speed(config, seconds, model):
-    spec = host_loader.loader_spec(config)
+    spec = program.batch_spec(config)
     clips = spec.batch_size / seconds
     work = flops.train_step_flops(model, spec.num_samples, spec.batch_size)
     peak = flops.peak_flops()

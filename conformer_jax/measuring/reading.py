@@ -58,7 +58,7 @@ def measure_reading(config, *, seconds: float = 10.0) -> dict:
     opened = {"seconds": time.perf_counter() - begun, "clips": len(data.train)}
     after = measure.resident()
     opened["more_bytes"] = after - before if after else None
-    spec = host_loader.loader_spec(config)
+    spec = program.batch_spec(config)
     alone = _alone(config, seconds)
     loaders = {}
     for name in ("threads", "tf"):

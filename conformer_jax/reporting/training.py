@@ -323,10 +323,9 @@ _TASKS = {
 
 def _pretraining(config):
     objective = config.get("objective", "wav2vec2")  # runs of before had no other
-    if objective == "clip":
-        return "pre-training, clip contrast"
-    beside = " and clip contrast" if objective == "both" else ""
-    return f"pre-training, target {config.target}{beside}"
+    target = f"target {config.target}"
+    known = {"wav2vec2": target, "clip": "clip contrast", "both": f"{target} and clip contrast"}
+    return f"pre-training, {known.get(objective, objective)}"
 
 
 def _cited(run):

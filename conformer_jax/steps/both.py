@@ -23,6 +23,7 @@ from conformer_jax.steps import clip_contrast, masked_contrast, views
 from conformer_jax.steps.views import ViewSpec
 
 WHOLE_BATCH = True
+TELLS = ("tokens", "clips")
 whole_set = clip_contrast.whole_set
 
 
@@ -37,6 +38,12 @@ class Options:
     accumulate: int
     rows: NamedSharding | None = None  # where the rows of a batch lie, of several devices
     objective: str = "both"
+
+
+def losses_of(config) -> dict[str, float]:
+    """Metrics that a checkpoint is ranked by, with their weights."""
+    chance = math.log(1 + config.wav2vec2.num_distractors)
+    return {"clip_loss": 1.0, "contrastive_loss": config.losses.masked_weight / chance}
 
 
 class Both(Wav2Vec2):

@@ -14,6 +14,7 @@ from conformer_jax.steps import metrics, views
 from conformer_jax.steps.views import ViewSpec
 
 WHOLE_BATCH = True  # the other clips of a batch are what a clip is told from
+TELLS = ("clips",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,12 @@ class Options:
     accumulate: int
     rows: NamedSharding | None = None  # where the rows of a batch lie, of several devices
     objective: str = "clip"
+
+
+def losses_of(config) -> dict[str, float]:
+    """Metrics that a checkpoint is ranked by, with their weights."""
+    del config
+    return {"clip_loss": 1.0}
 
 
 def make_model(config) -> ClipContrast:

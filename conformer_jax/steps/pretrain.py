@@ -6,6 +6,10 @@ An objective is a module with
   forward(state, params, batch, train=...)   (loss, a sum over what counts; pairs, with "loss";
                                              outputs for the whole held-out set, or None)
   WHOLE_BATCH                                whether the loss of a clip depends on the others
+  TELLS                                      what it tells apart and has the metrics of, which says
+                                             what is healthy: "tokens", "clips", both, or neither
+  losses_of(config)                          metrics with their weights: a checkpoint is ranked by
+                                             their sum over the held-out clips, lower is better
   whole_set(state, outputs)                  of all outputs of an evaluation: arrays to judge by;
                                              only where `forward` has outputs
 """
@@ -22,6 +26,23 @@ OBJECTIVES = {
     "clip": clip_contrast,
     "both": both,
 }
+
+
+def tells(config, what: str) -> bool:
+    """Whether a config pre-trains with an objective that tells these ("tokens", "clips") apart."""
+    # Runs of before had no other.
+    objective = config.get("objective", "wav2vec2")
+    return config.task == "pretrain" and what in OBJECTIVES[objective].TELLS
+
+
+def whole_batch(config) -> bool:
+    """Whether a config pre-trains by telling the clips of a batch apart."""
+    return config.task == "pretrain" and OBJECTIVES[config.objective].WHOLE_BATCH
+
+
+def losses_of(config) -> dict[str, float]:
+    """Of a config that pre-trains: metrics, with weights, whose sum ranks checkpoints."""
+    return OBJECTIVES[config.objective].losses_of(config)
 
 
 def on_mesh(options, rows):

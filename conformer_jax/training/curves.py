@@ -51,10 +51,10 @@ def heading_of(config) -> Heading:
     """From the full config."""
     guess = diagnostics.guess_of(config)
     title = config.name
-    if guess is not None and guess.clip is not None:
-        title += f", objective {config.objective}"
-    elif guess is not None:
+    if guess is not None and guess.masked and guess.clip is None:
         title += f", target {config.target}"
+    elif guess is not None:
+        title += f", objective {config.objective}"
     return Heading(title, guess)
 
 
@@ -102,6 +102,8 @@ def draw(heading: Heading, records: list[dict], path, control: list[dict] | None
 def _panels(guess):
     if guess is None:
         return _FINETUNE_PANELS
+    if not guess.masked and guess.clip is None:
+        return _FINETUNE_PANELS[:1] + _PRETRAIN_PANELS[-2:]
     panels = list(_PRETRAIN_PANELS if guess.masked else _PRETRAIN_PANELS[-2:])
     if guess.num_entries is not None:
         panels[-1] = _CODE_PANEL

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from conformer_jax.steps import pretrain
 from conformer_jax.training import clip_diagnostics
 from conformer_jax.training.clip_diagnostics import ClipGuess, Range
 
@@ -41,11 +42,10 @@ def guess_of(config) -> Guess | None:
     """From the full config; None of another task than pre-training."""
     if config.task != "pretrain":
         return None
-    objective = config.get("objective", "wav2vec2")  # runs of before had no other
-    masked = objective != "clip"
+    masked = pretrain.tells(config, "tokens")
     entries = config.quantizer.num_entries if masked and config.target == "gumbel" else None
     clip = None
-    if objective != "wav2vec2":
+    if pretrain.tells(config, "clips"):
         clip = ClipGuess(
             config.data.batch_size, config.clip.temperature, config.clip.loss == "nt_xent"
         )
@@ -242,6 +242,8 @@ def summary(guess: Guess, train: dict, held_out: dict) -> str:
     found += memorising(guess, train, held_out)
     if found:
         lines.append("The run does not look healthy:")
+    elif not guess.masked and guess.clip is None:
+        lines.append("Whether the run is healthy is not known, but that all its steps were finite.")
     elif guess.clip is not None and "clips_judged" not in held_out:
         lines.append("Whether the run is healthy is not known: no held-out clip was judged.")
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from conformer_jax.errors import UserError
 from conformer_jax.evaluation import embedding_health, predictions, thresholds
-from conformer_jax.steps import metrics
+from conformer_jax.steps import metrics, pretrain
 from conformer_jax.training import decision, diagnostics, distributed, saved_files, selection
 
 
@@ -210,19 +210,12 @@ def rank(config, record) -> float:
     """What keep-best ranks a checkpoint by, higher is better; saved_files.UNRANKED where the record
     of its evaluation has no such figure, or one that is not finite.
 
-    That is mAP; of pre-training the loss of the objective, of both their weighted sum.
+    That is mAP; of pre-training what `losses_of` of its objective names.
     """
     if config.task != "pretrain":
         found = record.get("mAP", math.nan)
     else:
         found = 0.0
-        for name, weight in _losses(config).items():
+        for name, weight in pretrain.losses_of(config).items():
             found -= weight * record.get(name, math.nan)
     return found if math.isfinite(found) else saved_files.UNRANKED
-
-
-def _losses(config):
-    if config.objective != "both":
-        return {{"wav2vec2": "contrastive_loss", "clip": "clip_loss"}[config.objective]: 1.0}
-    chance = math.log(1 + config.wav2vec2.num_distractors)
-    return {"clip_loss": 1.0, "contrastive_loss": config.losses.masked_weight / chance}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from conformer_jax.evaluation import probe
-from conformer_jax.steps import metrics
+from conformer_jax.steps import metrics, pretrain
 from conformer_jax.training import checkpoint, codebook
 
 
@@ -118,5 +118,4 @@ def _from_scratch(config, compiled, every_clip, some_clips, key):
 
 
 def _has_codebook(config):
-    masked = config.task == "pretrain" and config.objective != "clip"
-    return masked and config.target == "gumbel"
+    return pretrain.tells(config, "tokens") and config.target == "gumbel"

@@ -158,7 +158,7 @@ class _Run:
         """Finds the state to go on from, and opens what is read and written from there.
         new: whether no earlier run has called the program."""
         config, compiled = self.config, self.compiled
-        spec = host_loader.loader_spec(config)
+        spec = program.batch_spec(config)
         place = report, jax.process_index(), jax.process_count()
         host_loader.name_of(config.data.loader)  # what is not installed is said before compiling
         loader = lambda: host_loader.pick(config.data.loader)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from conformer_jax import fields
-from conformer_jax.data import host_loader, labels, mixture, sampling
+from conformer_jax.data import labels, mixture, sampling
 from conformer_jax.data.labelled import Labelled, open_labelled
 from conformer_jax.data.manifest import check_exists
 from conformer_jax.data.sources import BadAudioReport, Source, source_spec
@@ -161,7 +161,7 @@ def prepare_data(config, workdir, report) -> Data:
     (train_source, eval_source), known = clips.open_all(
         source_spec(config), names, workdir, own, config.init_from
     )
-    spec = host_loader.loader_spec(config)
+    spec = program.batch_spec(config)
     if spec.distinct and not spec.shares:  # before anything that takes time
         sampling.check_distinct(spec.batch_size, len(train_source))
     origin = own

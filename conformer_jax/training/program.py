@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from conformer_jax import fields
+from conformer_jax.data.host_loader import LoaderSpec, loader_spec
 from conformer_jax.errors import UserError
 from conformer_jax.models.classifier import Classifier
 from conformer_jax.models.conformer import EncoderSpec
@@ -164,13 +165,17 @@ def check(config) -> None:
             "config.data.mixture: a probe hears every clip once, and shares of batches mean "
             "nothing; `python -m conformer_jax.manifest DIR --add=MANIFEST` joins manifests"
         )
-    whole_batch = config.task == "pretrain" and pretrain.OBJECTIVES[config.objective].WHOLE_BATCH
-    if whole_batch and config.train.accumulate > 1:
+    if pretrain.whole_batch(config) and config.train.accumulate > 1:
         raise UserError(
             f"config.train.accumulate = {config.train.accumulate} splits the batch, and with "
             f"config.objective = '{config.objective}' the other clips of a batch are what a clip "
             f"is told from: leave it at 1"
         )
+
+
+def batch_spec(config) -> LoaderSpec:
+    """How the batches of the config's task are read."""
+    return loader_spec(config, distinct=pretrain.whole_batch(config))
 
 
 def make_model(config, num_classes: int = 0) -> nn.Module:

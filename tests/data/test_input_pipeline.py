@@ -248,8 +248,7 @@ def test_a_batch_says_of_which_file_a_clip_is(loader):
     source = Ramps(6, (), bad=(2,))
     source.whole = lambda i: 2**64 - 1 - i // 2
     config = config_of(multi_label=False)
-    config.task, config.objective = "pretrain", "clip"
-    spec = host_loader.loader_spec(config)
+    spec = host_loader.loader_spec(config, distinct=True)
     first, second = loader.eval_batches(source, spec, report_of())
     assert first["file"].dtype == np.int32
     assert first["file"].tolist() == [-1, -1, 0, -2]
@@ -263,13 +262,13 @@ def test_a_batch_says_of_which_file_a_clip_is(loader):
 def test_clips_of_one_file_have_none_to_be_told_from(loader):
     source = Ramps(6, ())
     config = config_of(multi_label=False)
-    config.task, config.objective = "pretrain", "clip"
+    spec = host_loader.loader_spec(config, distinct=True)
     source.whole = lambda i: 7
     with pytest.raises(DataError, match=r"the 6 clips to train on, .*, are of one file.*wav2vec2"):
-        take(loader, source, host_loader.loader_spec(config), steps=1)
+        take(loader, source, spec, steps=1)
     source.whole = lambda i: i // 5
-    take(loader, source, host_loader.loader_spec(config), steps=1)
-    config.objective, source.whole = "wav2vec2", lambda i: 7
+    take(loader, source, spec, steps=1)
+    source.whole = lambda i: 7
     take(loader, source, host_loader.loader_spec(config), steps=1)
 
 
