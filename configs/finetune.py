@@ -100,7 +100,7 @@ def large(config):
 
 
 def probe(config):
-    """Seconds of training once every clip is embedded; on ESC-50 0.767 (docs/results.md)."""
+    """Seconds of training once every clip is embedded; on ESC-50 0.772 (docs/results.md)."""
     tiny(config)
     config.update(name="probe", task="linear_probe", init_from="pretrained:tiny")
     config.classifier.update(pooling="statistics", layers="all")
