@@ -35,7 +35,7 @@ def figures(found, *, temperature: float, batch_size: int) -> dict[str, float]:
       effective_rank, pooled_rank: exp of the entropy of the singular values (Roy & Vetterli 2007)
         of the centred unit vectors, and of what the head is given
       local_dimension: of what the head is given (Levina & Bickel 2004)
-      clips_paired: share of the clips that make a pair; clips_judged: their number
+      clips_judged: number of the clips
     """
     rows = _judged(found)
     files = np.asarray(found["file"])[rows]

@@ -102,8 +102,10 @@ CLIP = (
         {
             "clip_similarity_positive": "of one clip",
             "clip_similarity_negative": "of different clips",
+            "clip_similarity_deviation": "their deviation",
         },
-        "How alike two views are. Healthy: those of one clip rise, those of others stay near 0.",
+        "How alike two views are. Healthy: those of one clip rise, those of others stay near 0, "
+        "with a deviation that falls.",
     ),
     Panel(
         "Spread of the embeddings",
@@ -114,9 +116,16 @@ CLIP = (
     Panel(
         "Effective rank, held out",
         "dimensions in effect",
-        {"effective_rank": "of what is compared", "pooled_rank": "of the encoder's vectors"},
-        "Healthy: both rise or stay. Where they fall while the loss falls, few dimensions carry "
-        "all (dimensional collapse).",
+        {"effective_rank": ""},
+        "Of what is compared. Healthy: it rises or stays. Where it falls while the loss falls, few "
+        "dimensions carry all (dimensional collapse).",
+    ),
+    Panel(
+        "Pooled rank, held out",
+        "dimensions in effect",
+        {"pooled_rank": ""},
+        "The same of the encoder's vectors, which a probe reads. Healthy: it dips as the learning "
+        "rate rises, then climbs; near 3 the encoder has collapsed.",
     ),
     Panel(
         "Uniformity, held out",
@@ -135,6 +144,12 @@ CLIP = (
         "share of the frames",
         {"view_silence": ""},
         "Healthy: little. Files that are padded with it are told by how much they have.",
+    ),
+    Panel(
+        "Clips that make a pair",
+        "share of a batch",
+        {"clips_paired": ""},
+        "Healthy: all. A clip of which a view is nothing but digital silence makes none.",
     ),
 )
 FINETUNE = (

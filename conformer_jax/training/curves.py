@@ -28,11 +28,16 @@ _CLIP_PANELS = (
     ("clip loss", ("clip_loss",)),
     ("accuracy among a batch's views", ("clip_accuracy",)),
     ("retrieval at 1, held out", ("retrieval_at_1",)),
-    ("cosine of views", ("clip_similarity_positive", "clip_similarity_negative")),
+    (
+        "cosine of views",
+        ("clip_similarity_positive", "clip_similarity_negative", "clip_similarity_deviation"),
+    ),
     ("spread of the embeddings", ("embedding_deviation",)),
-    ("effective rank, held out", ("effective_rank", "pooled_rank")),
     ("uniformity, held out", ("uniformity",)),
+    ("effective rank, held out", ("effective_rank",)),
+    ("pooled rank, held out", ("pooled_rank",)),
     ("local dimension, held out", ("local_dimension",)),
+    ("clips that make a pair", ("clips_paired",)),
     ("digital silence in the views", ("view_silence",)),
 )
 _OF_LABELLED = {"neighbors_accuracy": "all layers", "neighbors_accuracy_last": "last block"}
