@@ -35,7 +35,20 @@ class ClipGuess:
         """NT-Xent where the views of a clip are the same and all others at right angles."""
         return math.log1p((2 * self.batch_size - 2) * math.exp(-1 / self.temperature))
 
+    @property
+    def near_chance(self) -> float:
+        """A loss above is near chance."""
+        return self.chance - 0.3
 
+    @property
+    def near_floor(self) -> float:
+        """A loss below is near the floor."""
+        return self.floor + 0.15
+
+
+# Shares of the steps: from when on a loss near chance is late, and until when one near the floor is
+# early.
+_LATE, _EARLY = 0.15, 0.5
 # What was drawn for a batch.
 _OF_VIEWS = {
     "clips_paired": Range(
@@ -55,7 +68,7 @@ _OF_VIEWS = {
 
 def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
     """Metric name -> range; `record` is a logged one, of training or of the held-out clips."""
-    low, high = guess.floor + 0.15, guess.chance - 0.3
+    low, high = guess.near_floor, guess.near_chance
     rows = 2 * (record.get("clips_judged") or 1e9)  # no more dimensions than views
     ranges = {
         "clip_accuracy": Range(
@@ -96,6 +109,12 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
             "the embeddings use few dimensions (dimensional collapse): make the views less easy "
             "(views.mixup, views.equaliser) or lower optimizer.learning_rate",
         ),
+        "pooled_rank": Range(
+            min(6.0, 0.1 * rows),
+            max(rows, 6.0),
+            "what the encoder makes of clips lies in few dimensions: lower "
+            "optimizer.learning_rate or lengthen optimizer.warmup_share",
+        ),
         **_OF_VIEWS,
     }
     if guess.is_nt_xent and low < high:
@@ -109,6 +128,31 @@ def healthy_ranges(guess: ClipGuess, record: dict) -> dict[str, Range]:
     return ranges
 
 
+def timely(guess: ClipGuess, record: dict, done: float) -> list[str]:
+    """A sentence where the loss is not where it should be by now.
+
+    Args:
+      record: the newest of training.
+      done: share of the steps.
+    """
+    loss = record.get("clip_loss")
+    if loss is None or not guess.is_nt_xent or not guess.near_floor < guess.near_chance:
+        return []
+    if done >= _LATE and loss > guess.near_chance:
+        return [
+            f"clip_loss is {loss:.3g} after {done:.0%} of the steps, near chance "
+            f"({guess.chance:.3g}): the model does not learn; try another optimizer.learning_rate, "
+            f"or views that hide less"
+        ]
+    if done < _EARLY and loss < guess.near_floor:
+        return [
+            f"clip_loss is {loss:.3g} after {done:.0%} of the steps, near its floor "
+            f"({guess.floor:.3g}): the views are too easy to match (raise views.mixup, "
+            f"views.equaliser or views.hidden_time), or clips are twice in the corpus"
+        ]
+    return []
+
+
 def memorising(guess: ClipGuess, train: dict, held_out: dict) -> list[str]:
     """A sentence where training is far ahead of the held-out clips."""
     ahead = (held_out.get("clip_loss") or 0.0) - (train.get("clip_loss") or math.inf)
@@ -120,17 +164,42 @@ def memorising(guess: ClipGuess, train: dict, held_out: dict) -> list[str]:
     ]
 
 
+# Further lines of the summary, of what was logged.
+_FURTHER = (
+    {
+        "clip_accuracy": "accuracy among a batch {:.3f}",
+        "clip_similarity_positive": "cosine of a clip's views {:.2f}",
+        "clip_similarity_negative": "of different clips' {:.2f}",
+        "clip_similarity_deviation": "with a deviation of {:.2f}",
+    },
+    {
+        "uniformity": "uniformity {:.2f} (-4 even, 0 alike)",
+        "embedding_deviation": "spread {:.2f} of 1",
+        "pooled_rank": "effective rank of what a probe reads {:.0f}",
+        "local_dimension": "local dimension {:.1f}",
+    },
+)
+
+
 def summary(guess: ClipGuess, held_out: dict) -> str:
-    """Where a finished run ended, in a line."""
+    """Where a finished run ended, in a few lines."""
     if "clips_judged" not in held_out:
         return (
             "held-out clips: no figures, since fewer than two of different files make a pair: hold "
             "out more (data.eval_share), and look for silence, or for a run that diverged"
         )
     chance = f" (chance {guess.chance:.2f})" if guess.is_nt_xent else ""
-    return (
+    first = (
         f"held-out clips: a view finds its other among {2 * held_out['clips_judged']:.0f} in "
         f"{held_out['retrieval_at_1']:.1%} of cases (chance {held_out['retrieval_chance']:.2%}); "
         f"loss {held_out['clip_loss']:.3f}{chance}; effective rank of the embeddings "
         f"{held_out['effective_rank']:.0f}"
     )
+    return "\n".join([first, *_further(held_out)])
+
+
+def _further(held_out):
+    for line in _FURTHER:
+        told = [w.format(held_out[name]) for name, w in line.items() if name in held_out]
+        if told:
+            yield ", ".join(told)

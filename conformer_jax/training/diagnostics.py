@@ -21,6 +21,7 @@ WATCHED = (
     "clips_paired",
     "view_silence",
 )
+_FROM = 0.2  # share of the steps from which on it is watched
 # Falls of `neighbors_accuracy` that count, in standard errors of the difference of two steps.
 _ERRORS = 2.0
 
@@ -169,6 +170,20 @@ def problems(guess: Guess, record: dict, metrics=None) -> list[str]:
                 f"{name} is {value:.3g}, healthy is {healthy.low:.3g} to {healthy.high:.3g}: "
                 f"{healthy.advice}"
             )
+    return found
+
+
+def watched(guess: Guess, record: dict, done: float) -> list[str]:
+    """Sentences on a run that goes on; most ranges hold only at its end.
+
+    Args:
+      guess: of the run.
+      record: the newest of training.
+      done: share of the steps.
+    """
+    found = problems(guess, record, WATCHED) if done > _FROM else []
+    if guess.clip is not None:
+        found += clip_diagnostics.timely(guess.clip, record, done)
     return found
 
 

@@ -313,7 +313,7 @@ def _check_health(config, state, record, step, log):
             f"parameters are those before it: lower --config.optimizer.learning_rate, "
             f"or look for broken audio, and start in another --workdir"
         )
-    if config.task == "pretrain" and step > 0.2 * config.train.num_steps:
-        guess = diagnostics.guess_of(config)
-        for problem in diagnostics.problems(guess, record, diagnostics.WATCHED):
+    guess = diagnostics.guess_of(config)
+    if guess is not None:
+        for problem in diagnostics.watched(guess, record, step / config.train.num_steps):
             log.warn(problem)
