@@ -1,4 +1,4 @@
-"""The Gumbel quantizer against transformers (tests/data/quantizer.npz), its gradient, its
+"""The Gumbel quantizer against transformers (tests/goldens/quantizer.npz), its gradient, its
 temperature."""
 
 import pathlib

@@ -63,7 +63,11 @@ def start(folder, tasks, count, stop_at=-1):
 def run(folder, tasks, count, stop_at=-1):
     """Runs them to their end; their exit codes, and what they said."""
     processes = start(folder, tasks, count, stop_at)
-    said = [process.communicate(timeout=200)[0] for process in processes]
+    try:
+        said = [process.communicate(timeout=400)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # nothing where it has ended
     return [process.returncode for process in processes], "\n".join(said)
 
 
