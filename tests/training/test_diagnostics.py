@@ -1,11 +1,16 @@
 """Plain words for what is wrong with a run, and silence for what is not."""
 
+import dataclasses
+import pathlib
+import types
+
 import numpy as np
 import pytest
 
 from configs import pretrain
 from conformer_jax.evaluation import embedding_health
-from conformer_jax.training import diagnostics
+from conformer_jax.reporting import panels
+from conformer_jax.training import curves, diagnostics, loop, progress
 
 HEALTHY = {
     "contrastive_loss": 4.0,
@@ -73,9 +78,12 @@ HEALTHY_CLIPS = {
     "retrieval_chance": 1 / 341,
     "clip_similarity_positive": 0.6,
     "clip_similarity_negative": 0.02,
+    "clip_similarity_deviation": 0.21,
     "uniformity": -3.0,
     "embedding_deviation": 0.95,
     "effective_rank": 60.0,
+    "pooled_rank": 14.0,
+    "local_dimension": 4.6,
     "clips_paired": 1.0,
     "view_silence": 0.04,
     "clips_judged": 171.0,
@@ -101,6 +109,7 @@ def clip_guess():
         ("uniformity", -0.5, "collapse"),
         ("embedding_deviation", 0.1, "collapsed"),
         ("effective_rank", 3.0, "few dimensions"),
+        ("pooled_rank", 2.8, "few dimensions"),
         ("clips_paired", 0.5, "silence"),
         ("view_silence", 0.39, "padded"),
     ],
@@ -110,6 +119,74 @@ def test_each_trouble_of_clip_contrast_is_named(clip_guess, name, value, mend):
     (problem,) = diagnostics.problems(clip_guess, HEALTHY_CLIPS | {name: value})
     assert problem.startswith(f"{name} is {value:.3g}")
     assert mend in problem
+
+
+# The table of docs/objectives.md; what the report and the summary say of each.
+OF_CLIPS = {
+    "clip_loss": "loss 2.400 (chance 4.84)",
+    "clip_accuracy": "accuracy among a batch 0.500",
+    "retrieval_at_1": "in 40.0% of cases (chance 0.29%)",
+    "clip_similarity_positive": "cosine of a clip's views 0.60",
+    "clip_similarity_negative": "of different clips' 0.02",
+    "clip_similarity_deviation": "deviation of 0.21",
+    "uniformity": "uniformity -3.00",
+    "embedding_deviation": "spread 0.95 of 1",
+    "effective_rank": "effective rank of the embeddings 60",
+    "pooled_rank": "effective rank of what a probe reads 14",
+    "local_dimension": "local dimension 4.6",
+    "clips_paired": "clips_paired is 0.5",
+    "view_silence": "view_silence is 0.5",
+}
+
+
+def test_every_diagnostic_of_clip_contrast_is_drawn_reported_and_summed_up(clip_guess):
+    silent = HEALTHY_CLIPS | {"clips_paired": 0.5, "view_silence": 0.5}
+    summary = diagnostics.summary(clip_guess, silent, HEALTHY_CLIPS)
+    table = (pathlib.Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+    table = table[table.index("| diagnostic |") : table.index("With `--config.monitor")]
+    drawn = {name for _, names in curves._panels(clip_guess) for name in names}
+    reported = {name for panel in panels.CLIP for name in panel.names}
+    for name, said in OF_CLIPS.items():
+        assert said in summary
+        assert f"`{name}`" in table
+        assert name in drawn & reported
+    # One range a panel is shaded, that of its first name.
+    shaded = {next(iter(panel.names)) for panel in panels.CLIP}
+    ranges = set(diagnostics.healthy_ranges(clip_guess, HEALTHY_CLIPS)) - {"finite"}
+    assert ranges <= shaded & {names[0] for _, names in curves._panels(clip_guess)}
+
+
+def test_clip_contrast_is_watched_while_it_goes_on(clip_guess):
+    """Of 2000 steps: nothing at step 50, whatever the loss; then near chance, or near the floor."""
+    lost = HEALTHY_CLIPS | {"clip_loss": 4.8, "retrieval_at_1": 0.0, "clip_accuracy": 0.01}
+    easy = HEALTHY_CLIPS | {"clip_loss": 0.7}
+    told = lambda record, step: diagnostics.watched(clip_guess, record, step / 2000)
+    assert told(lost, 50) == told(lost, 299) == []
+    for step in (300, 2000):
+        (problem,) = told(lost, step)
+        assert problem.startswith("clip_loss is 4.8 after")
+        assert "near chance (4.84)" in problem
+    for step in (20, 999):
+        (problem,) = told(easy, step)
+        assert "near its floor (0.615)" in problem
+    assert told(easy, 1000) == []
+    silent = HEALTHY_CLIPS | {"view_silence": 0.5, "clip_loss": None}
+    assert told(silent, 400) == []
+    assert "padded" in told(silent, 420)[0]
+    barlow = dataclasses.replace(clip_guess.clip, is_nt_xent=False)
+    of_barlow = dataclasses.replace(clip_guess, clip=barlow)
+    assert diagnostics.watched(of_barlow, lost, 0.5) == []
+
+
+def test_the_loop_warns_of_clip_contrast_near_chance_once(capsys, tmp_path):
+    config = pretrain.get_config("tiny_clip")
+    heading = curves.heading_of(config)
+    log = progress.Log(tmp_path, 0, name="x", num_steps=2000, heading=heading)
+    state = types.SimpleNamespace(skipped=0)
+    for step in (50, 300, 320):
+        loop._check_health(config, state, HEALTHY_CLIPS | {"clip_loss": 4.8}, step, log)
+        assert capsys.readouterr().err.count("WARNING clip_loss") == (step == 300)
+    log.close()
 
 
 def test_clips_learned_by_heart_are_named(clip_guess):
