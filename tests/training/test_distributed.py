@@ -60,14 +60,20 @@ def start(folder, tasks, count, stop_at=-1):
     ]
 
 
-def run(folder, tasks, count, stop_at=-1):
-    """Runs them to their end; their exit codes, and what they said."""
-    processes = start(folder, tasks, count, stop_at)
+def said_by(processes, timeout):
+    """What each says until its end; none is left alive, whatever happens."""
     try:
-        said = [process.communicate(timeout=400)[0] for process in processes]
+        return [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()  # nothing where it has ended
+            process.wait()
+
+
+def run(folder, tasks, count, stop_at=-1):
+    """Runs them to their end; their exit codes, and what they said."""
+    processes = start(folder, tasks, count, stop_at)
+    said = said_by(processes, timeout=400)
     return [process.returncode for process in processes], "\n".join(said)
 
 
@@ -253,7 +259,7 @@ def test_processes_that_see_other_clips_end_all_in_one_line(tmp_path, what):
         )
         for process in "01"
     ]
-    said = [process.communicate(timeout=100)[0].splitlines()[-1] for process in both]
+    said = [words.splitlines()[-1] for words in said_by(both, timeout=100)]
     if what == "same":
         assert said == ["the same"] * 2
     elif what == "other file":
@@ -272,6 +278,14 @@ def test_what_the_environment_says_of_other_processes():
     assert expected({"OMPI_COMM_WORLD_SIZE": "4"})
     assert expected({"TPU_WORKER_HOSTNAMES": "a,b"})
     assert expected({"MEGASCALE_COORDINATOR_ADDRESS": "a:1"})
+
+
+def test_a_process_that_hangs_is_not_left_behind():
+    hang = lambda: subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True)
+    both = [hang(), hang()]
+    with pytest.raises(subprocess.TimeoutExpired):
+        said_by(both, timeout=0.1)
+    assert [process.returncode for process in both] == [-signal.SIGKILL] * 2
 
 
 def test_half_of_the_flags_is_refused():
