@@ -60,7 +60,7 @@ def error(*args):
         (["--config=configs/pretrain.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
         (
             ["--config=configs/pretrain.py", "--manifest=x.csv"],
-            ["did you mean --config.data.manifest or --config.monitor.manifest?"],
+            ["did you mean --config.data.manifest?"],
         ),
         (
             ["--config=configs/pretrain.py:smoke", "--workdir=gs://bucket/run", "--dry_run"],

@@ -107,7 +107,8 @@ def _fields_named(config, name, prefix):
     for part, value in config.items():
         if part == name and not isinstance(value, ml_collections.ConfigDict):
             yield f"{prefix}.{part}"
-        if isinstance(value, ml_collections.ConfigDict):
+        # Names of the monitor's are those of others, which are meant.
+        if isinstance(value, ml_collections.ConfigDict) and part != "monitor":
             yield from _fields_named(value, name, f"{prefix}.{part}")
 
 
