@@ -50,6 +50,7 @@ def _labelled(config, workdir):
         table([*rows, ("chance", _chance(held_out))]),
         _verdict(workdir, control=len(rows) > 1, multi_label=config.classifier.multi_label),
         *flatters(held_out),
+        _synthetic(config),
         ", ".join(there),
         _bad_audio(workdir),
         f"Next: python -m conformer_jax.report {shlex.quote(str(workdir))}",
@@ -59,6 +60,14 @@ def _labelled(config, workdir):
         else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _synthetic(config):
+    """A line where a probe, which no demo asks for, has heard no sound of the user's."""
+    data = config.data
+    if config.task == "finetune" or data.manifest or data.tfds_name or data.prepared:
+        return ""
+    return "These clips are of the synthetic corpus: --config.data.manifest=FILE takes yours."
 
 
 def _is_there(workdir, name):

@@ -55,7 +55,7 @@ def over_repeats(ours, others, unit: str, *, overlap: bool = False) -> str:
 
     differences = np.subtract(ours, others, dtype=np.float64)
     count = len(differences)
-    if count < 2:
+    if count < 2 or min(*ours, *others) >= 1:  # nothing can be better than all of few clips right
         return _sentence(_UNKNOWN, "a random encoder", unit)
     variance = differences.var(ddof=1) * (1 / count + (1 / (count - 1) if overlap else 0))
     half = float(t.ppf(1 - _LEVEL, count - 1)) * math.sqrt(variance)

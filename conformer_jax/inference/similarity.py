@@ -106,14 +106,19 @@ def principal(vectors, rows) -> np.ndarray:
     The components are those of all vectors; the signs are such that the largest entry is positive.
     """
     width = vectors.shape[1]
+    few = len(vectors) < width
     total, products = np.zeros(width), np.zeros((width, width))
     for _, block in _blocks(vectors):
         units = _unit(block)
         total += units.sum(0, dtype=float)
-        products += units.T @ units
+        if not few:
+            products += units.T @ units
     mean = total / max(len(vectors), 1)
-    _, axes = np.linalg.eigh(products / max(len(vectors), 1) - np.outer(mean, mean))
-    axes = axes[:, : -min(3, width + 1) : -1]
+    if few:  # the other way takes seconds
+        axes = np.linalg.svd(_unit(np.asarray(vectors)) - mean, full_matrices=False)[2][:2].T
+    else:
+        _, axes = np.linalg.eigh(products / len(vectors) - np.outer(mean, mean))
+        axes = axes[:, : -min(3, width + 1) : -1]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
     found = (_unit(np.asarray(vectors[rows])) - mean) @ axes
     return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from configs import pretrain
+from configs import finetune, pretrain
 from conformer_jax import prepare
 from conformer_jax.command import run
 from conformer_jax.data.folder import write_manifest
@@ -150,3 +150,11 @@ def test_the_verdict_compares_with_the_control_and_survives_lost_predictions(tmp
     assert said == "Better than always the commonest class."
     (tmp_path / "predictions.npz").unlink()
     assert run._verdict(tmp_path, control=True, multi_label=False) == ""
+
+
+def test_a_probe_without_a_corpus_says_whose_clips_it_has_heard():
+    config = finetune.get_config("probe")
+    assert "synthetic corpus: --config.data.manifest=FILE" in run._synthetic(config)
+    config.data.manifest = "my.csv"
+    assert run._synthetic(config) == ""
+    assert run._synthetic(finetune.get_config()) == ""

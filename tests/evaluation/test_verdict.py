@@ -113,6 +113,7 @@ def test_folds_and_seeds_by_their_differences():
     assert said(ours) == f"Not better than {RANDOM}."
     unknown = f"Too few folds to tell whether it is better than {RANDOM}."
     assert said([0.52, 0.59]) == said([0.1]) == unknown
+    assert verdict.over_repeats([1.0, 1.0], [1.0, 1.0], "folds") == unknown
     # Folds share what they train on: what three seeds show three folds do not.
     close = [0.61, 0.57, 0.565]
     assert said(close) == f"Better than {RANDOM}."

@@ -58,6 +58,11 @@ def test_two_dimensions_are_the_principal_components():
     x = units(vectors) - units(vectors).mean(0)
     _, _, axes = np.linalg.svd(x, full_matrices=False)
     np.testing.assert_allclose(np.abs(found), np.abs(x @ axes[:2].T), atol=1e-6)
+    wide = RNG.normal(size=(6, 40))
+    found = similarity.principal(wide, np.arange(6))
+    x = units(wide) - units(wide).mean(0)
+    axes = np.linalg.eigh(x.T @ x)[1]
+    np.testing.assert_allclose(np.abs(found), np.abs(x @ axes[:, :-3:-1]), atol=1e-6)
     assert similarity.principal(vectors[:1], [0]).shape == (1, 2)
     assert similarity.principal(vectors[:, :1], np.arange(60)).shape == (60, 2)
 
