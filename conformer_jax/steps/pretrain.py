@@ -30,9 +30,9 @@ OBJECTIVES = {
 
 def tells(config, what: str) -> bool:
     """Whether a config pre-trains with an objective that tells these ("tokens", "clips") apart."""
-    # Runs of before had no other.
-    objective = config.get("objective", "wav2vec2")
-    return config.task == "pretrain" and what in OBJECTIVES[objective].TELLS
+    # Runs of before had no other; one may be of an objective that is not known here.
+    known = OBJECTIVES.get(config.get("objective", "wav2vec2"))
+    return config.task == "pretrain" and known is not None and what in known.TELLS
 
 
 def whole_batch(config) -> bool:
