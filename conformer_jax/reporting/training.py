@@ -88,6 +88,8 @@ def verdict(run) -> Markup:
 def _newest(run):
     """The newest record that the healthy ranges can start from."""
     guess = diagnostics.guess_of(run.config)
+    if not guess.masked and guess.clip is None:  # nothing is known of what is healthy
+        return None
     wanted = ("clip_chance",) if guess.clip is not None else ()
     if guess.masked:
         wanted += ("chance_accuracy", "similarity_negative")

@@ -142,7 +142,7 @@ def say_sizes(config, train_source, eval_source):
         logging.warning(
             "WARNING so few clips held out tell little: %s",
             "look at the mean over the folds (python -m conformer_jax.cross_validate)"
-            if config.data.eval_folds  # beside which a share is not heeded
+            if config.data.eval_folds and config.task != "pretrain"  # a share is not heeded there
             else "hold out more, such as --config.data.eval_share=0.3, or cross-validate (python "
             "-m conformer_jax.manifest DIR --folds=5, then python -m conformer_jax.cross_validate)",
         )

@@ -50,5 +50,6 @@ def test_a_third_objective_trains_is_ranked_and_reported(tmp_path, monkeypatch):
     page = tmp_path / "report.html"
     assert "1 run(s)" in report.write([str(tmp_path / "third")], str(page))
     assert "pre-training, third" in page.read_text()
+    assert "Looks healthy" not in page.read_text()
     monkeypatch.delitem(pretrain.OBJECTIVES, "third")  # as where somebody else reads it
     assert "1 run(s)" in report.write([str(tmp_path / "third")], str(page))

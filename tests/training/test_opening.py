@@ -29,3 +29,8 @@ def test_few_held_out_clips_are_told_with_what_helps_there(folds, advice, caplog
     opening.say_sizes(config, range(40), range(9))
     assert advice in caplog.text
     assert ("eval_share" in caplog.text) == (not folds)
+    if folds:  # pre-training is not cross-validated
+        config.task = "pretrain"
+        caplog.clear()
+        opening.say_sizes(config, range(40), range(9))
+        assert "hold out more" in caplog.text
